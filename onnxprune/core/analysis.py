@@ -1,0 +1,291 @@
+"""What the dependency analysis hands to everybody else: groups, their members, costs, the frozen rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .declared import Linear, Record
+from .errors import InternalError
+from .graph import Array, Graph
+from .positions import Axis, Space
+from .shapes import Instance, Shapes
+from .solver import Solution
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Role = Literal["produces", "consumes", "carries"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A weight axis that a group owns positions of.
+
+    Attributes:
+        tensor: the weight's name.
+        axis: which of its axes.
+        role: "produces" (a linear operator writes these channels), "consumes" (it sums over them) or
+            "carries" (per-channel values: bias, BatchNormalization, scale).
+        index: int64, shape (U, k): the positions along the axis that unit u owns.
+    """
+
+    tensor: str
+    axis: int
+    role: Role
+    index: Ints
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A linear operator that sums over positions of a group.
+
+    Attributes:
+        linear: the operator.
+        index: int64, shape (U, k): positions along `linear.x_axis` that unit u owns.
+    """
+
+    linear: Linear
+    index: Ints
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Units with the same footprint: they can be chosen among each other freely.
+
+    Attributes:
+        name: the first weight that produces the units, or the first member.
+        units: global unit numbers, shape (U,).
+        members: every weight axis they own.
+        readers: the linear operators that read them.
+        exact: removal equals silencing; else statistics (LayerNormalization, means) change.
+        multiplicity: channels per unit on the axis that convolutions see.
+        width: length of that axis (units of other groups on it included).
+    """
+
+    name: str
+    units: Ints
+    members: tuple[Member, ...]
+    readers: tuple[Reader, ...]
+    exact: bool
+    multiplicity: int
+    width: int
+
+    def __len__(self) -> int:
+        """Return the number of units."""
+        return len(self.units)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A weight axis that a linear operator writes but that cannot shrink, and why."""
+
+    tensor: str
+    axis: int
+    size: int
+    reason: str
+
+
+@dataclasses.dataclass
+class Analysis:
+    """The whole result of running the rules over a graph."""
+
+    graph: Graph
+    shapes: Shapes
+    space: Space
+    solution: Solution
+    records: list[Record]
+    groups: list[Group]
+    frozen: list[Frozen]
+
+    @cached_property
+    def unit_count(self) -> int:
+        """Number of units in all groups and outside."""
+        return len(self.solution.starts) - 1
+
+    def unit_components(self, unit: int) -> Ints:
+        """Return the components of one unit."""
+        return self.solution.members[self.solution.starts[unit] : self.solution.starts[unit + 1]]
+
+    def mask(self, units: Ints) -> Mask:
+        """Return the removal mask that is the union of these units."""
+        removed = np.zeros(len(self.solution.stays), np.bool_)
+        starts, members = self.solution.starts, self.solution.members
+        for unit in np.asarray(units, np.int64):
+            removed[members[starts[unit] : starts[unit + 1]]] = True
+        return Mask(self, removed[self.solution.component] if len(removed) else removed)
+
+    def linears(self) -> list[Linear]:
+        """Return the linear operators in topological order."""
+        return [r.linear for r in self.records if r.linear is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Which positions are removed: bool, shape (P,), over the solution's positions."""
+
+    analysis: Analysis
+    removed: Bools
+
+    def kept(self, axis: Axis) -> Ints:
+        """Return the kept positions along a whole axis, ascending."""
+        return np.flatnonzero(~self.gone(axis))
+
+    def gone(self, axis: Axis) -> Bools:
+        """Return which positions of an axis (or of its chosen part) are removed."""
+        ids = self.analysis.solution.positions(axis.id)
+        if ids is None:
+            return np.zeros(axis.size, np.bool_)
+        gone = self.removed[ids]
+        return gone if axis.index is None else gone[axis.index]
+
+    def gone_at(self, tensor: str, number: int) -> Bools | None:
+        """Return which positions of a tensor's axis are removed; None when none is."""
+        axis = self.analysis.space.find(tensor, number)
+        if axis is None:
+            return None
+        gone = self.gone(Axis(axis, self.analysis.space.sizes[axis]))
+        return gone if gone.any() else None
+
+    def emptied(self) -> list[tuple[str, int]]:
+        """Return the tensor axes that would keep no position (a mask with any is not valid)."""
+        space, solution = self.analysis.space, self.analysis.solution
+        empty = {
+            root for root, first in solution.base.items()
+            if self.removed[first : first + space.sizes[root]].all()
+        }  # fmt: skip
+        if not empty:
+            return []
+        return [space.owners[a] for a in range(len(space.sizes)) if space.root(a) in empty]
+
+    def check(self) -> None:
+        """Refuse a mask that empties an axis or removes what stays.
+
+        Raises:
+            InternalError: naming the first such axis.
+        """
+        if emptied := self.emptied():
+            tensor, number = emptied[0]
+            raise InternalError(f"the mask leaves no position on axis {number} of '{tensor}'")
+        if (self.removed & self.analysis.solution.stays[self.analysis.solution.component]).any():
+            raise InternalError("the mask removes positions that stay")
+
+
+class CostModel:
+    """MACs and parameters as sums of products of axis lengths, exact on any mask.
+
+    Lengths are of axis roots. MACs are those of one sample: batch 1, other unknown dimensions as in
+    the `instance` given (design: costs do not add, so they are computed on the final mask).
+    """
+
+    def __init__(self, analysis: Analysis, instance: Instance) -> None:
+        """Prepare the products; `instance` gives the sizes at which MACs are counted."""
+        self.analysis = analysis
+        space = analysis.space
+        roots = sorted(analysis.solution.base)
+        self.roots = np.array(roots, np.int64)
+        self._row = {root: i for i, root in enumerate(roots)}
+        self.full = np.array([space.sizes[r] for r in roots] + [1], np.float64)
+        self.mac_nodes: list[int] = []
+        terms: list[tuple[list[int], float]] = []
+        for record in analysis.records:
+            for macs in record.macs:
+                terms.append(self._term(macs.axes, macs.times, instance))
+                self.mac_nodes.append(record.index)
+        self._macs = _Products(terms, len(roots))
+        self.tensors = list(analysis.graph.weights)
+        self._params = _Products([self._tensor_term(t) for t in self.tensors], len(roots))
+        self.bytes_each = np.array([_bytes_each(analysis.graph, t) for t in self.tensors])
+        self._counted = np.array([_is_parameter(analysis.graph, t) for t in self.tensors], np.float64)
+        positions = len(analysis.solution.component)
+        self.row_of = np.full(positions, len(roots), np.int64)
+        for root, first in analysis.solution.base.items():
+            self.row_of[first : first + space.sizes[root]] = self._row[root]
+
+    def _term(self, axes: tuple[Axis, ...], times: int, instance: Instance) -> tuple[list[int], float]:
+        """A product over axes: its root rows, and the constant that makes it exact when unpruned."""
+        space, rows, constant = self.analysis.space, [], float(times)
+        for axis in axes:
+            tensor, number = space.owners[axis.id]
+            size = instance.shapes[tensor][number] if tensor in instance.shapes else axis.size
+            row = self._row.get(space.root(axis.id))
+            if row is None:
+                constant *= size
+            else:
+                rows.append(row)
+                constant *= size / axis.size
+        return rows, constant
+
+    def _tensor_term(self, tensor: str) -> tuple[list[int], float]:
+        space, rows, constant = self.analysis.space, [], 1.0
+        for number, size in enumerate(self.analysis.graph.weights[tensor].shape):
+            axis = space.find(tensor, number)
+            row = None if axis is None else self._row.get(space.root(axis))
+            if row is None:
+                constant *= size
+            else:
+                rows.append(row)
+        return rows, constant
+
+    def lengths(self, removed: Bools | None = None) -> NDArray[np.float64]:
+        """Return kept lengths per root (and a trailing 1), for a mask over positions."""
+        if removed is None:
+            return self.full.copy()
+        return self.full - np.append(np.bincount(self.row_of[removed], minlength=len(self.roots))[: len(self.roots)], 0)
+
+    def macs(self, lengths: NDArray[np.float64]) -> float:
+        """Multiply-accumulates of one sample."""
+        return float(self._macs.each(lengths).sum())
+
+    def macs_by_node(self, lengths: NDArray[np.float64]) -> dict[int, float]:
+        """Multiply-accumulates of one sample per node index."""
+        result: dict[int, float] = {}
+        for node, value in zip(self.mac_nodes, self._macs.each(lengths), strict=True):
+            result[node] = result.get(node, 0.0) + float(value)
+        return result
+
+    def params(self, lengths: NDArray[np.float64]) -> float:
+        """Number of parameters: elements of floating-point or quantised weights, ties once."""
+        return float(self._params.each(lengths) @ self._counted)
+
+    def size(self, lengths: NDArray[np.float64]) -> float:
+        """Bytes of all weights as stored (the file adds its nodes, a few kB)."""
+        return float(self._params.each(lengths) @ self.bytes_each)
+
+
+class _Products:
+    """Sum of constant * product of chosen lengths, as one padded gather."""
+
+    def __init__(self, terms: list[tuple[list[int], float]], ones: int) -> None:
+        depth = max((len(rows) for rows, _ in terms), default=0)
+        self.rows = np.full((len(terms), depth), ones, np.int64)
+        for i, (rows, _) in enumerate(terms):
+            self.rows[i, : len(rows)] = rows
+        self.constants = np.array([c for _, c in terms], np.float64)
+
+    def each(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+        product: NDArray[np.float64] = lengths[self.rows].prod(axis=1) * self.constants
+        return product
+
+
+def _is_parameter(graph: Graph, tensor: str) -> bool:
+    """Shape constants and indices are not parameters; weights of any numeric type above a scalar are."""
+    weight = graph.weights[tensor]
+    return len(weight.shape) > 0 and weight.proto.data_type not in _INDEX_TYPES
+
+
+_INDEX_TYPES = {6, 7, 9, 8}  # INT32, INT64, BOOL, STRING
+
+
+def _bytes_each(graph: Graph, tensor: str) -> float:
+    weight = graph.weights[tensor]
+    count = int(np.prod(weight.shape, dtype=np.int64))
+    return weight.nbytes / count if count else 0.0
+
+
+def as_matrix(array: Array, axis: int) -> Array:
+    """Return `array` with `axis` first and the rest flattened: shape (length, rest)."""
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)

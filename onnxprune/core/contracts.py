@@ -1,0 +1,179 @@
+"""The contracts of what registers itself: criteria, repairs, data sources; and what they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .analysis import Analysis, Group, Mask
+from .errors import OnnxPruneError
+from .graph import Array, Graph
+from .registry import Registry
+from .stats import Statistics
+
+Floats = NDArray[np.float64]
+Batch = Mapping[str, Array]  # input name -> array, first axis = samples
+Progress = Callable[[str, int, int], None]  # (what, done, total); total 0 when unknown
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+        analysis: the graph in normal form, with its groups.
+        statistics: of the calibration run; None when no samples were given.
+        seed: for criteria that draw.
+    """
+
+    analysis: Analysis
+    statistics: Statistics | None
+    seed: int = 0
+
+    def weight(self, tensor: str) -> Array:
+        """Return a weight as float64 (dequantised types keep their integers)."""
+        return np.asarray(self.analysis.graph.weights[tensor].array).astype(np.float64)
+
+    def required(self) -> Statistics:
+        """Return the statistics.
+
+        Raises:
+            OnnxPruneError: if no samples were given.
+        """
+        if self.statistics is None:
+            raise OnnxPruneError("this criterion needs sample inputs: give --data, or choose l1, l2, fpgm or random")
+        return self.statistics
+
+
+class Criterion(Protocol):
+    """Scores the units of a group; registered in `CRITERIA` under its file name.
+
+    Attributes:
+        needs: which statistics it reads: a subset of {"moments", "second"}.
+        comparable: whether raw scores of different groups may be compared (a loss rise may, a weight
+            norm may not and is normalised per group before global ranking).
+        zero_is_least: whether a unit whose weights and activations are all zero must rank lowest.
+    """
+
+    needs: frozenset[str]
+    comparable: bool
+    zero_is_least: bool
+
+    def score(self, group: Group, evidence: Evidence) -> Floats:
+        """Return one finite score per unit, float64, shape (U,); higher means keep."""
+        ...
+
+
+class Source(Protocol):
+    """Opens `--data` values of one form; registered in `SOURCES`."""
+
+    def accepts(self, text: str) -> bool:
+        """Tell whether this source reads `text`."""
+        ...
+
+    def open(self, text: str, request: SourceRequest) -> Samples:
+        """Open it.
+
+        Raises:
+            DataError: in one line: what, where, expected, found, what to do.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """One graph input: its name, dims (None where symbolic) and numpy dtype."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[np.generic]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRequest:
+    """What a source must deliver: the model's inputs, how many samples, and image preprocessing."""
+
+    inputs: tuple[InputSpec, ...]
+    limit: int | None = None
+    seed: int = 0
+    preprocess: Mapping[str, object] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Samples that can be read any number of times, in slices, without holding them all.
+
+    Attributes:
+        count: number of samples.
+        read: (start, stop) -> batch with the samples of that range.
+        extra: keys that are no model input (labels), read the same way.
+        random: True for random data.
+        digest: hash of the source, for the plan file.
+    """
+
+    count: int
+    read: Callable[[int, int], dict[str, Array]]
+    extra: tuple[str, ...] = ()
+    random: bool = False
+    digest: str = ""
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
+        """Yield consecutive batches of at most `size` samples."""
+        end = self.count if stop is None else min(stop, self.count)
+        for first in range(start, end, size):
+            yield self.read(first, min(first + size, end))
+
+    def part(self, start: int, stop: int) -> Samples:
+        """Return a sub-range as samples of its own (disjoint splits)."""
+        read = self.read
+        return dataclasses.replace(
+            self, count=stop - start, read=lambda a, b: read(start + a, start + b)
+        )
+
+
+class Repair(Protocol):
+    """Refits what is left after removal; registered in `REPAIRS`.
+
+    Attributes:
+        needs: which statistics it reads.
+        needs_samples: whether it runs the models over samples itself.
+    """
+
+    needs: frozenset[str]
+    needs_samples: bool
+
+    def apply(self, task: RepairTask) -> Graph:
+        """Return the pruned graph with repaired weights; structure unchanged but for added biases."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairTask:
+    """What a repair works on: the original analysis, the mask, the pruned graph, evidence, samples."""
+
+    mask: Mask
+    pruned: Graph
+    evidence: Evidence
+    samples: Samples | None
+    ridge: float = 1e-3
+    rows: int = 32  # sampled output positions per sample
+    progress: Progress = silent
+
+
+CRITERIA: Registry[Criterion] = Registry("criterion")
+REPAIRS: Registry[Repair] = Registry("repair")
+SOURCES: Registry[Source] = Registry("data source")
+
+
+def concatenate(batches: Iterable[Batch]) -> dict[str, Array]:
+    """Join batches along the first axis."""
+    rows = list(batches)
+    return {name: np.concatenate([b[name] for b in rows]) for name in rows[0]} if rows else {}

@@ -1,0 +1,138 @@
+"""What a rule says about its node beyond couplings: sums, costs, and operands that surgery mends."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from .positions import Axis, Index
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Contract:
+    """Operand `slot` is summed over `axis` here (number `number` of that operand)."""
+
+    slot: int
+    number: int
+    axis: Axis
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Renorm:
+    """The op divides by the length of these axes of operand `slot`, or uses statistics over them.
+
+    `kind` names the oracle's masked form: "mean" (ReduceMean), "layer" (LayerNormalization),
+    "rms" (RMSNormalization).
+    """
+
+    slot: int
+    numbers: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    kind: Literal["mean", "layer", "rms"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LengthAttribute:
+    """Attribute `name` is the length of `axis` (group, num_groups, hidden_size)."""
+
+    name: str
+    axis: Axis
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShapeOperand:
+    """Input `slot` lists the shape of `axes`; `offset` is its first entry that does."""
+
+    slot: int
+    axes: tuple[Axis, ...]
+    lengths: tuple[int | None, ...]  # of the instance; None where the axis is not static
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LengthsOperand:
+    """Input `slot` or attribute `name` lists the lengths of `axes` (Split)."""
+
+    slot: int
+    name: str
+    axes: tuple[Axis, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Selection:
+    """The node picks positions `index` of `source` as `target` along operand axis `number`.
+
+    Surgery rewrites the picked positions: Gather keeps its form, Slice becomes one if it must.
+    """
+
+    number: int
+    source: Axis
+    target: Axis
+    index: Index
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Padding:
+    """Along operand axis `number`, `target` is `before` new positions, then `source`, then `after`."""
+
+    number: int
+    source: Axis
+    target: Axis
+    before: int
+    after: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenAttribute:
+    """Attribute `name` must be written as `value`: its default depends on a length that shrinks."""
+
+    name: str
+    value: float | int
+
+
+Fix = LengthAttribute | ShapeOperand | LengthsOperand | Selection | Padding | FrozenAttribute
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Macs:
+    """Multiply-accumulates of a node: the product of these axes' lengths, times a constant."""
+
+    axes: tuple[Axis, ...]
+    times: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Linear:
+    """y = patches(x) @ W + b with a weight tensor: Conv, Gemm, MatMul in one form.
+
+    `weight_in` and `weight_out` are the axes of the weight that are summed over and written;
+    `kernel` is empty for dense operators; `pads` are begins then ends, as in ONNX.
+    """
+
+    node: int
+    x: str
+    weight: str
+    bias: str | None
+    y: str
+    x_axis: int
+    y_axis: int
+    weight_in: int
+    weight_out: int
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    groups: int = 1
+    bias_slot: int | None = 2  # where the node takes a bias; None: it cannot (MatMul)
+
+
+@dataclasses.dataclass
+class Record:
+    """Everything known of one node after its rule ran."""
+
+    index: int
+    contracts: list[Contract] = dataclasses.field(default_factory=list)
+    renorms: list[Renorm] = dataclasses.field(default_factory=list)
+    fixes: list[Fix] = dataclasses.field(default_factory=list)
+    macs: list[Macs] = dataclasses.field(default_factory=list)
+    linear: Linear | None = None
+    opaque: str | None = None

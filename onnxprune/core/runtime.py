@@ -1,0 +1,102 @@
+"""The only door to onnxruntime: sessions, providers, and messages when it is missing or doubled."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from onnx import ModelProto
+
+from .errors import ModelError, OnnxPruneError
+from .graph import Array
+
+_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+_INLINE_LIMIT = 1 << 30  # bytes; larger models are handed over as a file
+
+
+def installed_wheels() -> dict[str, str]:
+    """Return the installed onnxruntime distributions and their versions (more than one is a fault)."""
+    found = {}
+    for name in _WHEELS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def onnxruntime() -> ModuleType:
+    """Import onnxruntime.
+
+    Raises:
+        OnnxPruneError: if no wheel is installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise OnnxPruneError(
+            "onnxruntime is not installed: run `pip install onnxprune[cpu]`, or `onnxprune[gpu]` with CUDA (not both)"
+        ) from error
+
+
+class Session:
+    """A loaded model; `provider` is the one that really runs."""
+
+    def __init__(
+        self,
+        model: ModelProto | bytes | Path | str,
+        *,
+        provider: str = "CPUExecutionProvider",
+        optimise: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: message, bytes or path.
+            provider: execution provider to ask for; the CPU provider is always the fall-back.
+            optimise: onnxruntime's graph optimisation on or off.
+            threads: intra-op threads; None lets onnxruntime decide (ONNXPRUNE_THREADS overrides).
+
+        Raises:
+            ModelError: if onnxruntime refuses the model; its own reason in one line.
+        """
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
+        if count:
+            options.intra_op_num_threads = count
+        payload = model.SerializeToString() if isinstance(model, ModelProto) else model
+        payload = str(payload) if isinstance(payload, Path) else payload
+        providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+        try:
+            self._session = ort.InferenceSession(payload, options, providers=providers)
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises many types, all say why
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"onnxruntime {ort.__version__} cannot load the model: {reason}") from error
+        self.provider: str = self._session.get_providers()[0]
+        self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once; returns outputs by name.
+
+        Raises:
+            ModelError: if onnxruntime fails on these inputs.
+        """
+        names = list(outputs) if outputs is not None else self.outputs
+        wanted = {name: feeds[name] for name in self.inputs if name in feeds}
+        try:
+            values = self._session.run(names, wanted)
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises many types, all say why
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"onnxruntime cannot run the model: {reason}") from error
+        return dict(zip(names, values, strict=True))

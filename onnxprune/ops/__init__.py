@@ -1,0 +1,1 @@
+"""One file per op family: what each op couples, sums over, factors, and costs."""

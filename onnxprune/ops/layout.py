@@ -1,0 +1,144 @@
+"""Reshape, Transpose and their kin: positions move, nothing is computed."""
+
+from __future__ import annotations
+
+from math import prod
+
+from onnxprune.core.positions import Axis
+from onnxprune.core.rules import Example, NodeView, RuleError, op
+
+Pair = tuple[int, int]
+
+
+@op(
+    "Transpose",
+    examples=[
+        Example("{t1} = Transpose<perm=[0,2,3,1]>({x})\n{t2} = Relu({t1})\n{y} = Transpose<perm=[0,3,1,2]>({t2})"),
+        Example("{y} = Transpose<perm=[0,1,3,2]>({x})"),
+    ],
+)
+def transpose(n: NodeView) -> None:
+    """y[i] = x[perm[i]]."""
+    x, y = n.x(0), n.y()
+    perm = n.attr("perm") or list(reversed(range(x.rank)))
+    n.same([x[i] for i in perm], y)
+
+
+@op(
+    "Squeeze", "Unsqueeze", "Flatten", "Reshape",
+    examples=[
+        Example("{y} = Flatten({x})"),
+        Example("{y} = Reshape({x}, {i:[0,-1]})"),
+        Example("{t1} = Reshape({x}, {i:[0,2,C/2,8,8]})\n{t2} = Relu({t1})\n{y} = Reshape({t2}, {i:[0,C,8,8]})", multiple=4),
+        Example("{t1} = Reshape({x}, {i:[0,0,2,C/2]})\n{t2} = Sigmoid({t1})\n{y} = Reshape({t2}, {i:[0,0,-1]})", rank=3, multiple=4),
+        Example("{t1} = Unsqueeze({x}, {i:[2]})\n{t2} = Tanh({t1})\n{y} = Squeeze({t2}, {i:[2]})"),
+    ],
+)  # fmt: skip
+def reshape(n: NodeView) -> None:
+    """Blocks of axes with equal products are refined to common factors; an axis is their product."""
+    x, y = n.x(0), n.y()
+    for left, right in _blocks([n.pair(a) for a in x], [n.pair(a) for a in y]):
+        _refine(n, [x[i] for i in left], [y[i] for i in right])
+    if n.proto.op_type == "Reshape":
+        n.input_is_shape(1, list(y))
+
+
+def _blocks(left: list[Pair], right: list[Pair]) -> list[tuple[list[int], list[int]]]:
+    """Cut both lists of axes into the shortest runs whose products agree in both instances."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(left) or j < len(right):
+        run_left, run_right = [i] if i < len(left) else [], [j] if j < len(right) else []
+        i, j = i + len(run_left), j + len(run_right)
+        while (have := _product(left, run_left)) != (want := _product(right, run_right)):
+            if have[0] * have[1] < want[0] * want[1] and i < len(left):
+                run_left.append(i)
+                i += 1
+            elif j < len(right):
+                run_right.append(j)
+                j += 1
+            elif i < len(left):
+                run_left.append(i)
+                i += 1
+            else:
+                raise RuleError("element counts differ")
+        blocks.append((run_left, run_right))
+    return blocks
+
+
+def _product(pairs: list[Pair], run: list[int]) -> Pair:
+    return prod(pairs[i][0] for i in run), prod(pairs[i][1] for i in run)
+
+
+def _refine(n: NodeView, left: list[Axis], right: list[Axis]) -> None:
+    """Factor both sides of one block over their common refinement, if it is a divisibility chain."""
+    left, right = ([a for a in side if n.pair(a) != (1, 1)] for side in (left, right))
+    if len(left) == len(right) == 1:
+        n.couple(left[0], right[0])
+        return
+    cuts = sorted({c for side in (left, right) for c in _cuts(n, side)}, key=lambda c: c[0] * c[1])
+    chain = all(b[0] % a[0] == 0 and b[1] % a[1] == 0 for a, b in zip(cuts, cuts[1:], strict=False))
+    if not chain:
+        n.protect([*left, *right], "a Reshape mixes it with its neighbours")
+        return
+    # cuts are products from the right end; factor k spans cuts[k] .. cuts[k + 1]
+    sizes = [b[0] // a[0] for a, b in zip(cuts, cuts[1:], strict=False)]
+    spans = list(zip(cuts, cuts[1:], strict=False))
+    made: dict[int, Axis] = {}
+    sides = [(axis, span) for side in (left, right) for axis, span in _spans(n, side)]
+    for axis, (low, high) in sides:
+        inside = [k for k, (a, b) in enumerate(spans) if low[0] <= a[0] and low[1] <= a[1] and b[0] <= high[0] and b[1] <= high[1]]
+        if len(inside) == 1 and inside[0] not in made:
+            made[inside[0]] = axis
+    for axis, (low, high) in sides:
+        inside = [k for k, (a, b) in enumerate(spans) if low[0] <= a[0] and low[1] <= a[1] and b[0] <= high[0] and b[1] <= high[1]]
+        parts = []
+        for k in reversed(inside):
+            if k not in made:
+                made[k] = n.axis(sizes[k], f"part{k}")
+            parts.append(made[k])
+        if parts != [axis]:
+            n.factor(axis, *parts)
+
+
+def _cuts(n: NodeView, side: list[Axis]) -> list[Pair]:
+    """Cumulative products of lengths from the right end, starting with (1, 1)."""
+    cuts = [(1, 1)]
+    for axis in reversed(side):
+        a, b = n.pair(axis)
+        cuts.append((cuts[-1][0] * a, cuts[-1][1] * b))
+    return cuts
+
+
+def _spans(n: NodeView, side: list[Axis]) -> list[tuple[Axis, tuple[Pair, Pair]]]:
+    cuts = _cuts(n, side)
+    return [(axis, (cuts[k], cuts[k + 1])) for k, axis in enumerate(reversed(side))]
+
+
+@op("Expand", "Tile")
+def expand(n: NodeView) -> None:
+    """Axes of length 1 are repeated into new positions; the others pass through."""
+    x, y = n.x(0), n.y()
+    n.broadcast([x], y)
+    if n.proto.op_type == "Expand":
+        n.input_is_shape(1, list(y))
+
+
+@op(
+    "DepthToSpace",
+    "SpaceToDepth",
+    examples=[
+        Example('{y} = DepthToSpace<blocksize=2, mode="DCR">({x})', multiple=8),
+        Example('{y} = DepthToSpace<blocksize=2, mode="CRD">({x})', multiple=8),
+        Example("{y} = SpaceToDepth<blocksize=2>({x})"),
+    ],
+)
+def depth_space(n: NodeView) -> None:
+    """The deep axis is block x channels (DCR) or channels x block (CRD) of the shallow one."""
+    x, y, block = n.x(0), n.y(), int(n.attr("blocksize")) ** 2
+    deep, shallow = (x, y) if n.proto.op_type == "DepthToSpace" else (y, x)
+    inner = n.axis(block, "block")
+    n.protect([inner, *x[2:], *y[2:]], "a block of pixels")
+    n.couple(x[0], y[0])
+    crd = n.attr("mode", b"DCR") == b"CRD"
+    n.factor(deep[1], *((shallow[1], inner) if crd else (inner, shallow[1])))

@@ -1,0 +1,165 @@
+"""Conv, ConvTranspose, Gemm, MatMul: what sums over channels and writes new ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.core.positions import Axis
+from onnxprune.core.rules import Example, NodeView, RuleError, TensorAxes, op
+
+
+def _geometry(n: NodeView, x: TensorAxes, w: TensorAxes, y: TensorAxes) -> dict[str, tuple[int, ...]]:
+    """Return kernel, strides, dilations and explicit pads (auto_pad resolved) of a convolution."""
+    rank = x.rank - 2
+    kernel = tuple(axis.size for axis in w[2:])
+    strides = tuple(n.attr("strides") or [1] * rank)
+    dilations = tuple(n.attr("dilations") or [1] * rank)
+    pads = tuple(n.attr("pads") or [0] * (2 * rank))
+    auto = n.attr("auto_pad", b"NOTSET").decode()
+    if auto.startswith("SAME"):
+        total = [
+            max(0, (y[i + 2].size - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - x[i + 2].size)
+            for i in range(rank)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = tuple([*small, *large] if auto == "SAME_UPPER" else [*large, *small])
+    return {"kernel": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+
+
+def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
+    """flat = groups x inner; one group, or one channel a group, is plain coupling."""
+    if groups.size == 1:
+        n.couple(flat, inner)
+    elif inner.size == 1:
+        n.couple(flat, groups)
+    else:
+        n.factor(flat, groups, inner)
+
+
+@op(
+    "Conv",
+    examples=[
+        Example("{y} = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>({x}, {w:2C,C,3,3}, {b:2C})"),
+        Example("{y} = Conv({x}, {w:8,C,1,1})"),
+        Example("{y} = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=C>({x}, {w:C,1,3,3}, {b:C})"),
+        Example("{y} = Conv<group=2>({x}, {w:12,C/2,1,1}, {b:12})", multiple=4),
+        Example("{y} = Conv<group=C>({x}, {w:2C,1,1,1})"),
+        Example('{y} = Conv<auto_pad="SAME_UPPER">({x}, {w:6,C,3,3}, {b:6})'),
+    ],
+)
+def conv(n: NodeView) -> None:
+    """y[n,o] = sum_i x[n,i] w[o,i] + b[o]; with groups x = g x i and o = g x o'."""
+    x, w, y = n.x(0), n.x(1), n.y()
+    count = int(n.attr("group", 1))
+    n.couple(y[1], w[0])
+    if n.has(2):
+        n.couple(n.x(2)[0], w[0])
+    n.protect([*w[2:], *x[2:], *y[2:]], "a spatial axis of a convolution")
+    n.couple(x[0], y[0])
+    n.macs(y[0], w[0], w[1], *y[2:], times=int(np.prod([k.size for k in w[2:]], dtype=np.int64)))
+    if count == 1:
+        n.couple(x[1], w[1])
+    else:
+        groups = n.axis(count, "group")
+        _grouped(n, x[1], groups, w[1])
+        _grouped(n, w[0], groups, n.axis(w[0].size // count, "out"))
+        n.attr_is_length("group", groups)
+    n.contract(0, 1)
+    n.contract(1, 1)
+    if w.name in n.graph.weights:
+        bias = n.proto.input[2] if n.has(2) else None
+        n.linear(
+            x=x.name, weight=w.name, bias=bias, y=y.name, x_axis=1, y_axis=1, weight_in=1, weight_out=0,
+            groups=count, **_geometry(n, x, w, y),
+        )  # fmt: skip
+
+
+@op(
+    "ConvTranspose",
+    examples=[
+        Example("{y} = ConvTranspose<strides=[2,2]>({x}, {w:C,6,2,2}, {b:6})"),
+        Example("{y} = ConvTranspose<group=2>({x}, {w:C,3,1,1})", multiple=4),
+    ],
+)
+def conv_transpose(n: NodeView) -> None:
+    """y[n,o] = sum_i x[n,i] w[i,o] + b[o], spread over space; groups as in Conv."""
+    x, w, y = n.x(0), n.x(1), n.y()
+    count = int(n.attr("group", 1))
+    n.protect([*w[2:], *x[2:], *y[2:]], "a spatial axis of a convolution")
+    n.couple(x[0], y[0])
+    n.couple(x[1], w[0])
+    if n.has(2):
+        n.couple(n.x(2)[0], y[1])
+    n.macs(x[0], w[0], w[1], *x[2:], times=int(np.prod([k.size for k in w[2:]], dtype=np.int64)))
+    if count == 1:
+        n.couple(y[1], w[1])
+    else:
+        groups = n.axis(count, "group")
+        _grouped(n, x[1], groups, n.axis(x[1].size // count, "in"))
+        _grouped(n, y[1], groups, w[1])
+        n.attr_is_length("group", groups)
+    n.contract(0, 1)
+    n.contract(1, 0)
+
+
+@op(
+    "Gemm",
+    examples=[
+        Example("{y} = Gemm<transB=1>({x}, {w:12,C}, {b:12})", rank=2),
+        Example("{y} = Gemm({x}, {w:C,9})", rank=2),
+        Example("{y} = Gemm<alpha=0.5, beta=2.0>({x}, {w:C,8}, {b:8})", rank=2),
+    ],
+)
+def gemm(n: NodeView) -> None:
+    """y[m,o] = sum_i a[m,i] b[i,o] + c[m,o], either operand transposed on request."""
+    a, b, y = n.x(0), n.x(1), n.y()
+    sum_a, sum_b = (0 if n.attr("transA", 0) else 1), (1 if n.attr("transB", 0) else 0)
+    n.couple(a[sum_a], b[sum_b])
+    n.couple(a[1 - sum_a], y[0])
+    n.couple(b[1 - sum_b], y[1])
+    if n.has(2):
+        n.broadcast([n.x(2)], y)
+    n.contract(0, sum_a)
+    n.contract(1, sum_b)
+    n.macs(y[0], y[1], b[sum_b])
+    plain = n.attr("alpha", 1.0) == 1.0 and n.attr("beta", 1.0) == 1.0
+    bias = n.x(2) if n.has(2) else None
+    if b.name in n.graph.weights and plain and (bias is None or bias.rank == 1):
+        n.linear(
+            x=a.name, weight=b.name, bias=bias.name if bias is not None else None, y=y.name,
+            x_axis=sum_a, y_axis=1, weight_in=sum_b, weight_out=1 - sum_b,
+        )  # fmt: skip
+
+
+@op(
+    "MatMul",
+    examples=[
+        Example("{y} = MatMul({x}, {w:C,10})", rank=2),
+        Example("{t1} = MatMul({x}, {w:C,2C})\n{y} = Add({t1}, {b:2C})", rank=3),
+        Example("{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({x}, {t1})\n{y} = MatMul({t2}, {x})", rank=3),
+    ],
+)
+def matmul(n: NodeView) -> None:
+    """y[..,m,o] = sum_i a[..,m,i] b[..,i,o], batch axes broadcast."""
+    a, b, y = n.x(0), n.x(1), n.y()
+    if not a or not b:
+        raise RuleError("an operand is a scalar")
+    sum_b = max(b.rank - 2, 0)
+    n.couple(a[-1], b[sum_b])
+    n.contract(0, a.rank - 1)
+    n.contract(1, sum_b)
+    out = list(y)
+    written = out.pop() if b.rank > 1 else None
+    rows = out.pop() if a.rank > 1 else None
+    if written is not None:
+        n.couple(b[-1], written)
+    if rows is not None:
+        n.couple(a[-2], rows)
+    batch = TensorAxes(out)
+    n.broadcast([TensorAxes(a[:-2]), TensorAxes(b[:-2])], batch)
+    n.macs(*y, a[-1])
+    if b.name in n.graph.weights and b.rank == 2:  # noqa: PLR2004
+        n.linear(
+            x=a.name, weight=b.name, bias=None, y=y.name, x_axis=a.rank - 1, y_axis=y.rank - 1,
+            weight_in=0, weight_out=1, bias_slot=None,
+        )  # fmt: skip

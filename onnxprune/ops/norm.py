@@ -1,0 +1,86 @@
+"""Normalisations: per channel (BatchNormalization) or with statistics over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import NodeProto
+
+from onnxprune.core.rules import OP_RULES, Example, NodeView, op
+from onnxprune.core.shapes import Shape
+
+
+@op(
+    "BatchNormalization",
+    examples=[Example("{y} = BatchNormalization({x}, {s:C}, {b:C}, {m:C}, {v:C})")],
+)
+def batch_norm(n: NodeView) -> None:
+    """y[:,c] depends on x[:,c] and four values per channel c."""
+    x = n.x(0)
+    n.same(x, n.y())
+    for vector in [*n.xs(1), *n.ys()[1:]]:
+        n.couple(vector[0], x[1])
+
+
+@op("InstanceNormalization", examples=[Example("{y} = InstanceNormalization({x}, {s:C}, {b:C})")])
+def instance_norm(n: NodeView) -> None:
+    """y[:,c] is normalised over space, which stays; scale and bias per channel."""
+    x = n.x(0)
+    n.same(x, n.y())
+    n.protect(x[2:])
+    for vector in n.xs(1):
+        n.couple(vector[0], x[1])
+
+
+@op(
+    "LayerNormalization",
+    examples=[Example("{y} = LayerNormalization({x}, {s:C}, {b:C})", rank=3)],
+)
+def layer_norm(n: NodeView) -> None:
+    """y is normalised over the last axes: removal there renormalises."""
+    x = n.x(0)
+    axis = int(n.attr("axis", -1)) % x.rank
+    n.same(x, n.y())
+    for scale in n.xs(1):
+        n.broadcast([scale], n.y())
+    for statistic in n.ys()[1:]:
+        n.broadcast([statistic], n.y())
+    n.renorm(0, range(axis, x.rank), "layer")
+
+
+@op("RMSNormalization", since=23)
+def rms_norm(n: NodeView) -> None:
+    """y is x over its root mean square on the last axes: removal there renormalises."""
+    x = n.x(0)
+    axis = int(n.attr("axis", -1)) % x.rank
+    n.same(x, n.y())
+    n.broadcast(n.xs(1), n.y())
+    n.renorm(0, range(axis, x.rank), "rms")
+
+
+@op("LRN")
+def local_response(n: NodeView) -> None:
+    """y mixes neighbouring channels, which stay."""
+    n.same(n.x(0), n.y())
+    n.protect(n.x(0)[1])
+
+
+@op("GroupNormalization")
+def group_norm(n: NodeView) -> None:
+    """x[1] = groups x inner; statistics run over inner and space: whole groups may go."""
+    x = n.x(0)
+    groups = n.axis(int(n.attr("num_groups")), "group")
+    inner = n.axis(x[1].size // groups.size, "inner")
+    n.factor(x[1], groups, inner)
+    n.protect(inner, "statistics of a GroupNormalization run over it")
+    n.same(x, n.y())
+    n.protect(x[2:])
+    for vector in n.xs(1):
+        n.couple(vector[0], x[1] if len(vector[0]) == len(x[1]) else groups)
+    n.attr_is_length("num_groups", groups)
+
+
+@OP_RULES.shape("GroupNormalization")
+def group_norm_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Output shape = input shape (onnx infers none from opset 21 on)."""
+    return {node.output[0]: shapes[node.input[0]]}

@@ -1,0 +1,71 @@
+"""Pooling, reductions and resizing: space is worked on, channels pass through."""
+
+from __future__ import annotations
+
+from onnxprune.core.rules import Example, NodeView, op
+
+
+@op(
+    "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
+    examples=[
+        Example("{y} = MaxPool<kernel_shape=[2,2], strides=[1,1]>({x})"),
+        Example("{y} = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>({x})"),
+        Example("{t1} = GlobalMaxPool({x})\n{y} = Add({x}, {t1})"),
+        Example("{y} = GlobalAveragePool({x})"),
+    ],
+)  # fmt: skip
+def pool(n: NodeView) -> None:
+    """y[n,c] pools x[n,c] over space, which stays."""
+    for y in n.ys():
+        n.same(n.x(0)[:2], y[:2])
+        n.protect([*n.x(0)[2:], *y[2:]], "a spatial axis of a pooling")
+
+
+@op(
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+    "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin",
+    examples=[
+        Example("{y} = ReduceMean<keepdims=0>({x}, {i:[2,3]})"),
+        Example("{y} = ReduceSum<keepdims=1>({x}, {i:[2]})"),
+        Example("{t1} = ReduceMean<keepdims=1>({x}, {i:[1]})\n{y} = Add({x}, {t1})"),
+        Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[-1]})\n{y} = Mul({x}, {t1})", rank=3),
+        Example("{t1} = ReduceMax<keepdims=1>({x}, {i:[1]})\n{y} = Add({x}, {t1})"),
+    ],
+)  # fmt: skip
+def reduce(n: NodeView) -> None:
+    """y sums (contract), averages (renormalise) or compares (stays) along the reduced axes."""
+    x, y, kind = n.x(0), n.y(), n.proto.op_type
+    given = n.attr_or_input("axis" if kind.startswith("Arg") else "axes", 1)
+    if given is None and kind.startswith("Arg"):
+        given = [0]
+    if not given and n.attr("noop_with_empty_axes", 0):
+        n.same(x, y)
+        return
+    axes = sorted(a % x.rank for a in given) if given else list(range(x.rank))
+    kept = [i for i in range(x.rank) if i not in axes]
+    n.same([x[i] for i in kept], [y[i] for i in kept] if n.attr("keepdims", 1) else list(y))
+    if kind == "ReduceMean":
+        n.renorm(0, axes, "mean")
+    elif kind in {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}:
+        for axis in axes:
+            n.contract(0, axis)
+    else:
+        n.protect([x[i] for i in axes])
+
+
+@op(
+    "Resize", "Upsample",
+    examples=[Example('{y} = Resize<mode="nearest">({x}, , {f:[1.0,1.0,2.0,2.0]})')],
+)  # fmt: skip
+def resize(n: NodeView) -> None:
+    """y[n,c] resamples x[n,c] over space, which stays; a sizes operand is a shape."""
+    x, y = n.x(0), n.y()
+    for a, b in zip(x, y, strict=True):
+        if n.pair(a) == n.pair(b):
+            n.couple(a, b)
+        else:
+            n.protect([a, b], "a resized axis")
+    n.protect([*x[2:], *y[2:]], "a spatial axis of a resize")
+    if n.has(3):
+        axes = n.attr("axes")
+        n.input_is_shape(3, [y[i] for i in axes] if axes else list(y))

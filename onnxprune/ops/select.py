@@ -1,0 +1,130 @@
+"""Concat, Split, Slice, Gather, Pad: positions are joined, picked or added."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.core.rules import Example, NodeView, RuleError, op
+
+
+@op(
+    "Concat",
+    examples=[
+        Example("{y} = Concat<axis=1>({x}, {x2})"),
+        Example("{y} = Concat<axis=-1>({x}, {x2}, {x})", rank=3),
+    ],
+)
+def concat(n: NodeView) -> None:
+    """y is the operands one after the other along one axis; the other axes are the same."""
+    y = n.y()
+    axis, start = int(n.attr("axis")) % y.rank, 0
+    for x in n.xs():
+        for i, (a, b) in enumerate(zip(x, y, strict=True)):
+            if i != axis:
+                n.couple(a, b)
+            elif n.pair(b)[0] == n.pair(b)[1]:
+                n.couple(a, b.at(slice(start, start + a.size)))
+            else:
+                n.protect([a, b], "joined along an axis of varying length")
+        start += x[axis].size
+
+
+@op(
+    "Split",
+    examples=[
+        Example("{t1}, {t2} = Split<axis=1>({x}, {i:[C/2,C/2]})\n{t3} = Relu({t1})\n{y} = Mul({t3}, {t2})", multiple=2),
+        Example("{t1}, {t2} = Split<axis=1>({x}, {i:[2,C-2]})\n{y} = Concat<axis=1>({t2}, {t1})"),
+    ],
+)
+def split(n: NodeView) -> None:
+    """The outputs are consecutive pieces of x along one axis."""
+    x, ys = n.x(0), n.ys()
+    axis, start = int(n.attr("axis", 0)) % x.rank, 0
+    for y in ys:
+        for i, (a, b) in enumerate(zip(x, y, strict=True)):
+            n.couple(a.at(slice(start, start + b.size)) if i == axis else a, b)
+        start += y[axis].size
+    if start != x[axis].size or len(ys) != len(n.proto.output):
+        raise RuleError("the pieces do not cover the axis")
+    n.lists_lengths("split", 1, [y[axis] for y in ys])
+
+
+@op(
+    "Slice",
+    examples=[
+        Example("{y} = Slice({x}, {i:[1]}, {i:[C]}, {i:[1]})"),
+        Example("{y} = Slice({x}, {i:[0]}, {i:[C]}, {i:[1]}, {i:[2]})"),
+        Example("{y} = Slice({x}, {i:[-1]}, {i:[-1000]}, {i:[1]}, {i:[-1]})"),
+        Example("{y} = Slice({x}, {i:[0,0]}, {i:[8,8]}, {i:[2,3]}, {i:[2,2]})"),
+    ],
+)
+def slices(n: NodeView) -> None:
+    """y picks a regular run of positions along some axes."""
+    x, y = n.x(0), n.y()
+    starts, ends = n.attr_or_input("starts", 1), n.attr_or_input("ends", 2)
+    if starts is None or ends is None:
+        raise RuleError("no starts or ends")
+    axes = n.attr_or_input("axes", 3) or list(range(len(starts)))
+    steps = n.attr_or_input("steps", 4) or [1] * len(starts)
+    chosen = {a % x.rank: slice(s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
+    for i, (a, b) in enumerate(zip(x, y, strict=True)):
+        if i not in chosen or (n.pair(a) == n.pair(b) and chosen[i].step == 1):
+            n.couple(a, b)
+        elif n.pair(a)[0] != n.pair(a)[1]:
+            n.protect([a, b], "sliced along an axis of varying length")
+        else:
+            n.selects(i, a, b, _positions(chosen[i], a.size))
+
+
+def _positions(part: slice, size: int) -> np.ndarray:
+    """Positions of an ONNX slice: ends beyond the axis are clamped, a low end included when reversed."""
+    if part.step < 0 and part.stop < -size:
+        part = slice(part.start, None, part.step)
+    return np.arange(size, dtype=np.int32)[part]
+
+
+@op(
+    "Gather",
+    examples=[
+        Example("{y} = Gather<axis=1>({x}, {i:[2,0,1]})"),
+        Example("{y} = Gather<axis=1>({x}, {i:[0,1,1,2,0]})"),
+    ],
+)
+def gather(n: NodeView) -> None:
+    """y picks positions of x by index: constant indices are a map, others read any position."""
+    x, index, y = n.x(0), n.x(1), n.y()
+    axis, value = int(n.attr("axis", 0)) % x.rank, n.const(1)
+    n.same([*x[:axis], *x[axis + 1 :]], [*y[:axis], *y[axis + index.rank :]])
+    if value is not None and value.ndim == 1:
+        n.selects(axis, x[axis], y[axis], np.where(value < 0, value + x[axis].size, value))
+    elif value is not None and value.ndim == 0:
+        n.protect(x[axis], "a scalar Gather reads one position")
+    else:
+        n.protect([x[axis], *index], "looked up by index")
+        n.same(index, y[axis : axis + index.rank])
+
+
+@op(
+    "Pad",
+    examples=[
+        Example("{y} = Pad({x}, {i:[0,1,0,0,0,2,0,0]})"),
+        Example("{y} = Pad({x}, {i:[0,0,1,1,0,0,1,1]})"),
+    ],
+)
+def pad(n: NodeView) -> None:
+    """New positions around x are free; with other modes than constant the padded axis stays."""
+    x, y = n.x(0), n.y()
+    pads = n.attr_or_input("pads", 1) or n.attr_or_input("paddings", 1)
+    axes = n.attr_or_input("axes", 3) or list(range(x.rank))
+    if pads is None:
+        raise RuleError("no pads")
+    around = {a % x.rank: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
+    constant = n.attr("mode", b"constant") == b"constant"
+    for i, (a, b) in enumerate(zip(x, y, strict=True)):
+        before, after = around.get(i, (0, 0))
+        if (before, after) == (0, 0):
+            n.couple(a, b)
+        elif constant and n.pair(a)[0] == n.pair(a)[1]:
+            n.pads(i, a, b, before, after)
+        else:
+            n.protect([a, b], "padded along an axis of varying length or in a reflecting mode")
