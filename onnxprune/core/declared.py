@@ -89,7 +89,18 @@ class FrozenAttribute:
     value: float | int
 
 
-Fix = LengthAttribute | ShapeOperand | LengthsOperand | Selection | Padding | FrozenAttribute
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShapeSource:
+    """The node reads the shape of these axes; entries that shrink keep their original value.
+
+    Shape arithmetic is semantics (`C // heads`): it must not see that channels went.
+    """
+
+    axes: tuple[Axis, ...]
+    lengths: tuple[int | None, ...]
+
+
+Fix = ShapeSource | LengthAttribute | ShapeOperand | LengthsOperand | Selection | Padding | FrozenAttribute
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from onnx import (
 )
 
 Array = NDArray[Any]
+_FREE_INITIALIZERS = 4  # from this IR version on, initializers need not be listed as inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +210,9 @@ class Graph:
                 done.add(final)
                 model.graph.initializer.append(weight.to_proto(final))
         _resize_listed_inputs(model)
+        listed = {v.name for v in model.graph.input}
+        if model.ir_version < _FREE_INITIALIZERS and not {t.name for t in model.graph.initializer} <= listed:
+            model.ir_version = _FREE_INITIALIZERS
         return model
 
 

@@ -16,7 +16,7 @@ from onnx import NodeProto, helper
 
 from .declared import (
     Contract, FrozenAttribute, LengthAttribute, LengthsOperand, Linear, Macs, Padding, Record,
-    Renorm, Selection, ShapeOperand,
+    Renorm, Selection, ShapeOperand, ShapeSource,
 )  # fmt: skip
 from .errors import InternalError
 from .graph import Array, Graph
@@ -166,6 +166,11 @@ class NodeView:
         """Declare that input `slot` lists the lengths of `axes`, entry by entry."""
         lengths = tuple(n if n == m else None for n, m in map(self.pair, axes))
         self.record.fixes.append(ShapeOperand(slot, tuple(axes), lengths))
+
+    def reads_shape(self, axes: Sequence[Axis]) -> None:
+        """Declare that output 0 lists the lengths of `axes`, entry by entry."""
+        lengths = tuple(n if n == m else None for n, m in map(self.pair, axes))
+        self.record.fixes.append(ShapeSource(tuple(axes), lengths))
 
     def lists_lengths(self, name: str, slot: int, axes: Sequence[Axis]) -> None:
         """Declare that attribute `name` or input `slot` lists the lengths of `axes`."""

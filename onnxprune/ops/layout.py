@@ -142,3 +142,29 @@ def depth_space(n: NodeView) -> None:
     n.couple(x[0], y[0])
     crd = n.attr("mode", b"DCR") == b"CRD"
     n.factor(deep[1], *((shallow[1], inner) if crd else (inner, shallow[1])))
+
+
+@op("Shape")
+def shape(n: NodeView) -> None:
+    """y lists the lengths of x, whose positions do not matter."""
+    x = n.x(0)
+    n.reads_shape(x[slice(n.attr("start", 0), n.attr("end", x.rank))])
+
+
+@op("Size")
+def size(n: NodeView) -> None:
+    """y is the number of elements of x: every static axis of it stays."""
+    n.protect(n.x(0), "its length is counted by Size")
+
+
+@op("ConstantOfShape")
+def constant_of_shape(n: NodeView) -> None:
+    """y is filled with one value: its positions are free, its shape operand is mended."""
+    n.input_is_shape(0, list(n.y()))
+
+
+@op("Range", "NonZero")
+def data_dependent(n: NodeView) -> None:
+    """y is made of integers that steer other nodes, which stay."""
+    for axes in [*n.xs(), *n.ys()]:
+        n.protect(axes)

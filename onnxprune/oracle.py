@@ -1,0 +1,142 @@
+"""The masked graph: the original whose contractions do not see the removed positions.
+
+Original weights, attributes and shapes; before each sum over an axis that lost positions these are
+set to zero, and statistics run over the kept positions only. It is independent of the surgery, and
+exact: silencing the *producer* would not be, since biases and activations turn zero into something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from .core.analysis import Mask
+from .core.declared import Contract, Renorm
+from .core.graph import Array, Graph, constant
+from .core.surgeon import Surgeon
+
+
+def masked_graph(mask: Mask) -> Graph:
+    """Return the oracle of `mask`: same inputs, outputs and shapes as the original."""
+    return _Masking(mask).run()
+
+
+class _Masking:
+    def __init__(self, mask: Mask) -> None:
+        self.mask, self.graph = mask, mask.analysis.graph.copy()
+        self.added: list[NodeProto] = []
+        self.cache: dict[tuple[str, int, bytes], str] = {}
+        self.forms: dict[str, Callable[[NodeProto, Renorm], None]] = {
+            "mean": self._mean, "layer": self._layer, "rms": self._rms,
+        }  # fmt: skip
+
+    def run(self) -> Graph:
+        for record in self.mask.analysis.records:
+            node = self.graph.nodes[record.index]
+            for contract in record.contracts:
+                self._silence(node, contract)
+            for renorm in record.renorms:
+                if any(self.mask.gone(axis).any() for axis in renorm.axes):
+                    self.forms[renorm.kind](node, renorm)
+        surgeon = Surgeon(self.graph)
+        surgeon.insert(self.added)
+        return surgeon.finish()
+
+    def _silence(self, node: NodeProto, contract: Contract) -> None:
+        gone = self.mask.gone(contract.axis)
+        if gone.any():
+            rank = len(self.mask.analysis.shapes.a[node.input[contract.slot]])
+            name = node.input[contract.slot]
+            node.input[contract.slot] = self._masked(name, contract.number, rank, gone)
+
+    def _masked(self, name: str, number: int, rank: int, gone: Array) -> str:
+        """Return the name of the tensor with removed positions set to zero (also where not finite)."""
+        key = (name, number, gone.tobytes())
+        if key in self.cache:
+            return self.cache[key]
+        view = [1] * rank
+        view[number] = len(gone)
+        result = f"{name}::masked{len(self.cache)}"
+        self.cache[key] = result
+        if name in self.graph.weights:
+            array = self.graph.weights[name].array
+            self.graph.weights[result] = constant(result, np.where(gone.reshape(view), array.dtype.type(0), array))
+            return result
+        dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[name])
+        if self.graph.opsets[""] < 9:  # noqa: PLR2004 - Where is younger
+            keep = self._constant(f"{result}::keep", (~gone.reshape(view)).astype(dtype))
+            return self._node("Mul", [name, keep], result)
+        keep = self._constant(f"{result}::keep", ~gone.reshape(view))
+        zero = self._constant(f"{result}::zero", np.zeros((), dtype))
+        return self._node("Where", [keep, name, zero], result)
+
+    def _constant(self, name: str, array: Array) -> str:
+        self.graph.weights[name] = constant(name, array)
+        return name
+
+    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+        self.added.append(helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
+    def _masked_operand(self, node: NodeProto, renorm: Renorm, name: str) -> str:
+        rank = len(self.mask.analysis.shapes.a[node.input[renorm.slot]])
+        for number, axis in zip(renorm.numbers, renorm.axes, strict=True):
+            gone = self.mask.gone(axis)
+            if gone.any():
+                name = self._masked(name, number, rank, gone)
+        return name
+
+    def _scale(self, node: NodeProto, renorm: Renorm) -> str:
+        """n / n': turns a mean over all positions into one over the kept."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[node.input[renorm.slot]])
+        full = np.prod([axis.size for axis in renorm.axes])
+        kept = np.prod([len(self.mask.kept(axis)) for axis in renorm.axes])
+        return self._constant(f"{node.output[0]}::scale", np.asarray(full / kept, dtype))
+
+    def _mean(self, node: NodeProto, renorm: Renorm) -> None:
+        scale = self._scale(node, renorm)
+        node.input[renorm.slot] = self._masked_operand(node, renorm, node.input[renorm.slot])
+        final, node.output[0] = node.output[0], f"{node.output[0]}::unscaled"
+        self._node("Mul", [node.output[0], scale], final)
+
+    def _average(self, x: str, renorm: Renorm, scale: str, output: str) -> str:
+        axes = list(renorm.numbers)
+        if self.graph.opsets[""] >= 18:  # noqa: PLR2004 - axes became an operand
+            inputs = [x, self._constant(f"{output}::axes", np.array(axes, np.int64))]
+            self._node("ReduceMean", inputs, f"{output}::unscaled", keepdims=1)
+        else:
+            self._node("ReduceMean", [x], f"{output}::unscaled", axes=axes, keepdims=1)
+        return self._node("Mul", [f"{output}::unscaled", scale], output)
+
+    def _layer(self, node: NodeProto, renorm: Renorm) -> None:
+        """LayerNormalization from primitive ops, with masked mean and variance."""
+        base, scale = node.output[0], self._scale(node, renorm)
+        x = node.input[renorm.slot]
+        mean = self._average(self._masked_operand(node, renorm, x), renorm, scale, f"{base}::mean")
+        centred = self._node("Sub", [x, mean], f"{base}::centred")
+        self._shape_like(centred, x)
+        self._rooted(node, renorm, centred, scale)
+
+    def _rms(self, node: NodeProto, renorm: Renorm) -> None:
+        self._rooted(node, renorm, node.input[renorm.slot], self._scale(node, renorm))
+
+    def _rooted(self, node: NodeProto, renorm: Renorm, centred: str, scale: str) -> None:
+        """Divide by the masked root mean square, scale, shift; replaces the node."""
+        base = node.output[0]
+        dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[node.input[renorm.slot]])
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        kept = self._masked_operand(node, renorm, centred)
+        squares = self._node("Mul", [kept, kept], f"{base}::squares")
+        variance = self._average(squares, renorm, scale, f"{base}::variance")
+        shifted = self._node("Add", [variance, self._constant(f"{base}::epsilon", np.asarray(epsilon, dtype))], f"{base}::shifted")
+        root = self._node("Sqrt", [shifted], f"{base}::root")
+        result = self._node("Div", [centred, root], f"{base}::normal")
+        for kind, operand in zip(("Mul", "Add"), [i for i in node.input[1:] if i], strict=False):
+            result = self._node(kind, [result, operand], f"{base}::{kind.lower()}")
+        node.output[0] = f"{base}::unmasked"
+        self._node("Identity", [result], base)
+
+    def _shape_like(self, name: str, other: str) -> None:
+        self.mask.analysis.shapes.dtypes[name] = self.mask.analysis.shapes.dtypes[other]
