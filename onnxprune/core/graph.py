@@ -140,6 +140,7 @@ class Graph:
     weights: dict[str, Weight]
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
     external: bool = False
+    listed: frozenset[str] = frozenset()  # weights the file also lists as inputs (IR 3, defaults)
 
     @classmethod
     def from_model(cls, model: ModelProto, folder: Path | None = None) -> Graph:
@@ -153,7 +154,8 @@ class Graph:
             copy = NodeProto()
             copy.CopyFrom(node)
             nodes.append(copy)
-        return cls(shell, nodes, weights, external=external)
+        listed = frozenset(v.name for v in shell.graph.input if v.name in weights)
+        return cls(shell, nodes, weights, external=external, listed=listed)
 
     def copy(self) -> Graph:
         """Return a copy whose nodes and weight table may be edited; values are shared."""
@@ -164,12 +166,12 @@ class Graph:
             nodes.append(twin)
         shell = ModelProto()
         shell.CopyFrom(self.shell)
-        return Graph(shell, nodes, dict(self.weights), dict(self.origin), self.external)
+        return Graph(shell, nodes, dict(self.weights), dict(self.origin), self.external, self.listed)
 
     @property
     def inputs(self) -> list[ValueInfoProto]:
         """Graph inputs that a caller feeds (initializers listed as inputs are left out)."""
-        return [v for v in self.shell.graph.input if v.name not in self.weights]
+        return [v for v in self.shell.graph.input if v.name not in self.listed]
 
     @property
     def outputs(self) -> list[ValueInfoProto]:
@@ -209,7 +211,7 @@ class Graph:
             if final not in done:
                 done.add(final)
                 model.graph.initializer.append(weight.to_proto(final))
-        _resize_listed_inputs(model)
+        _resize_listed_inputs(model, self.listed)
         listed = {v.name for v in model.graph.input}
         if model.ir_version < _FREE_INITIALIZERS and not {t.name for t in model.graph.initializer} <= listed:
             model.ir_version = _FREE_INITIALIZERS
@@ -262,11 +264,13 @@ def merged_names(graph: Graph) -> dict[str, str]:
     return names
 
 
-def _resize_listed_inputs(model: ModelProto) -> None:
-    """Give initializers that are also listed as inputs (IR 3) their new shape there too."""
+def _resize_listed_inputs(model: ModelProto, listed: frozenset[str]) -> None:
+    """Give weights that are also listed as inputs their new shape there; drop those that went."""
     dims = {t.name: t.dims for t in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in dims:
+    for value in list(model.graph.input):
+        if value.name in listed and value.name not in dims:
+            model.graph.input.remove(value)
+        elif value.name in dims:
             shape = value.type.tensor_type.shape
             del shape.dim[:]
             for size in dims[value.name]:
