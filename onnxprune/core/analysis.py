@@ -230,6 +230,18 @@ class CostModel:
                 rows.append(row)
         return rows, constant
 
+    def products(self, figure: Literal["macs", "params", "size"]) -> tuple[Ints, NDArray[np.float64]]:
+        """Return a figure as a sum of products of lengths.
+
+        Returns:
+            rows: int64, shape (T, d), into `lengths`; padded with its trailing 1.
+            constants: float64, shape (T,), so that figure = sum_t constants[t] * prod lengths[rows[t]].
+        """
+        if figure == "macs":
+            return self._macs.rows, self._macs.constants
+        each = self._counted if figure == "params" else self.bytes_each
+        return self._params.rows, self._params.constants * each
+
     def lengths(self, removed: Bools | None = None) -> NDArray[np.float64]:
         """Return kept lengths per root (and a trailing 1), for a mask over positions."""
         if removed is None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from onnxprune.core.analysis import Group
 from onnxprune.core.contracts import CRITERIA, Evidence, Floats
 
@@ -39,9 +41,10 @@ class Flap:
 
 
 def _standard(scores: Floats) -> Floats:
-    """Return (s - mean) / std; zeros where all are equal."""
-    spread = float(scores.std())
-    return (scores - scores.mean()) / (spread if spread > 0 else 1.0)
+    """Return (s - mean) / std; zeros if all are equal (their std is rounding, not spread)."""
+    if np.ptp(scores) == 0:
+        return np.zeros_like(scores)
+    return (scores - scores.mean()) / scores.std()
 
 
 CRITERIA.register("flap")(Flap())
