@@ -140,7 +140,8 @@ def train(images: Tensor, labels: Tensor) -> DigitsNet:
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(images)).split(BATCH):
+        order = torch.randperm(len(images))
+        for batch in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
             loss = F.cross_entropy(network(_jitter(images[batch])), labels[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
