@@ -165,9 +165,8 @@ class _Grouping:
             if record.linear is None:
                 continue
             axis = self.space.find(record.linear.x, record.linear.x_axis)
-            root = None if axis is None else self.space.root(axis)
-            if root in index:
-                readers.append(Reader(record.linear, index[root]))
+            if axis is not None and (root := self.space.root(axis)) in index:
+                readers.append(Reader(record.linear, index[root], self.space.sizes[axis]))
         return readers
 
 

@@ -46,10 +46,12 @@ class Reader:
     Attributes:
         linear: the operator.
         index: int64, shape (U, k): positions along `linear.x_axis` that unit u owns.
+        channels: length of that axis.
     """
 
     linear: Linear
     index: Ints
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,34 @@ class Analysis:
         for unit in np.asarray(units, np.int64):
             removed[members[starts[unit] : starts[unit + 1]]] = True
         return Mask(self, removed[self.solution.component] if len(removed) else removed)
+
+    @cached_property
+    def sums(self) -> dict[str, str]:
+        """Map the output of a linear operator to the Add it flows into, if that joins activations.
+
+        A per-channel step in between (BatchNormalization) is passed through.
+        """
+        consumers = self.graph.consumers()
+        result: dict[str, str] = {}
+        for linear in self.linears():
+            name = linear.y
+            for _ in range(2):
+                readers = [self.graph.nodes[i] for i in consumers.get(name, [])]
+                if len(readers) != 1 or not readers[0].output:
+                    break
+                node, name = readers[0], readers[0].output[0]
+                weights = [i for i in node.input if i in self.graph.weights]
+                if node.op_type == "Add" and not weights and len(set(node.input)) == len(node.input):
+                    result[linear.y] = name
+                if not weights or node.op_type == "Add":
+                    break
+        return result
+
+    def points(self) -> list[tuple[str, int]]:
+        """Return the (tensor, axis) whose moments calibration keeps: operands read, sums written."""
+        pairs = [(linear.x, linear.x_axis) for linear in self.linears()]
+        pairs += [(self.sums[linear.y], linear.y_axis) for linear in self.linears() if linear.y in self.sums]
+        return list(dict.fromkeys(pairs))
 
     def linears(self) -> list[Linear]:
         """Return the linear operators in topological order."""

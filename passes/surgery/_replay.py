@@ -1,0 +1,94 @@
+"""Runs a graph piece by piece over samples, each node once, keeping only tensors still needed.
+
+Repair must see what the *already repaired* part of a model computes. Running the model from the start
+for every operator would cost L^2/2 layers; here the tensors that cross the current cut are kept for
+all samples, so that a whole pass costs one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from onnxprune.core.graph import Array, Graph, captured_names
+from onnxprune.core.runtime import Session
+
+
+class Replay:
+    """The state of one graph executed up to some cut, over a fixed set of samples."""
+
+    def __init__(self, graph: Graph, dtypes: Mapping[str, int], feeds: Mapping[str, Array], batch: int) -> None:
+        """Start before the first node.
+
+        Args:
+            graph: the model; weights of nodes not yet executed may still be edited.
+            dtypes: element type per tensor.
+            feeds: input name -> array with all samples on the first axis.
+            batch: samples per call of onnxruntime.
+        """
+        self.graph, self.dtypes, self.batch = graph, dtypes, batch
+        self.live: dict[str, Array] = dict(feeds)
+        self.count = len(next(iter(feeds.values())))
+        self._pending = list(range(len(graph.nodes)))
+        self._producer = graph.producers()
+        self._reads = [[*n.input, *captured_names(n)] for n in graph.nodes]
+
+    def value(self, name: str) -> Array:
+        """Return a tensor over all samples, executing what leads to it and was not executed yet."""
+        if name not in self.live:
+            self._execute(self._ancestors(name), name)
+        return self.live[name]
+
+    def forget(self) -> None:
+        """Drop tensors that no pending node reads."""
+        needed = {name for i in self._pending for name in self._reads[i]}
+        self.live = {name: value for name, value in self.live.items() if name in needed}
+
+    def pending_ancestors(self, name: str) -> list[int]:
+        """Return the nodes that must still run before `name` is known."""
+        return [] if name in self.live else self._ancestors(name)
+
+    def _ancestors(self, name: str) -> list[int]:
+        found: set[int] = set()
+        stack = [name]
+        while stack:
+            current = stack.pop()
+            index = self._producer.get(current)
+            if current in self.live or index is None or index in found:
+                continue
+            found.add(index)
+            stack.extend(self._reads[index])
+        return sorted(found)
+
+    def _execute(self, piece: list[int], wanted: str) -> None:
+        inside = set(piece)
+        self._pending = [i for i in self._pending if i not in inside]
+        later = {name for i in self._pending for name in self._reads[i]} | {wanted}
+        made = [o for i in piece for o in self.graph.nodes[i].output if o in later]
+        read = dict.fromkeys(name for i in piece for name in self._reads[i] if name in self.live)
+        session = Session(self._piece(piece, read, made))
+        parts: dict[str, list[Array]] = {name: [] for name in made}
+        for start in range(0, self.count, self.batch):
+            feeds = {name: self.live[name][start : start + self.batch] for name in read}
+            for name, value in session.run(feeds, made).items():
+                parts[name].append(value)
+        self.live.update({name: np.concatenate(values) for name, values in parts.items()})
+
+    def _piece(self, piece: list[int], read: Iterable[str], made: list[str]) -> ModelProto:
+        nodes = [self.graph.nodes[i] for i in piece]
+        names = {name for i in piece for name in self._reads[i]}
+        model = helper.make_model(
+            helper.make_graph(
+                nodes,
+                "piece",
+                [helper.make_tensor_value_info(n, self.dtypes[n], None) for n in read],
+                [helper.make_tensor_value_info(n, self.dtypes[n], None) for n in made],
+                [w.to_proto(n) for n, w in self.graph.weights.items() if n in names],
+            ),
+            opset_imports=list(self.graph.shell.opset_import),
+            ir_version=max(self.graph.shell.ir_version, 4),
+            functions=list(self.graph.shell.functions),
+        )
+        return model
