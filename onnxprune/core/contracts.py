@@ -168,7 +168,11 @@ class RepairTask:
     progress: Progress = silent
 
 
+# A surgery returns the graph of a mask's analysis without what the mask removes, proving nothing yet.
+Surgery = Callable[[Mask], Graph]
+
 CRITERIA: Registry[Criterion] = Registry("criterion")
+SURGERIES: Registry[Surgery] = Registry("surgery")
 REPAIRS: Registry[Repair] = Registry("repair")
 SOURCES: Registry[Source] = Registry("data source")
 

@@ -12,6 +12,7 @@ import logging
 from onnx import ValueInfoProto
 
 from onnxprune.core.analysis import Mask
+from onnxprune.core.contracts import SURGERIES
 from onnxprune.core.graph import Graph, Weight
 
 from ._fixes import Rewriter
@@ -19,6 +20,7 @@ from ._fixes import Rewriter
 log = logging.getLogger(__name__)
 
 
+@SURGERIES.register("channels")
 def remove_channels(mask: Mask) -> Graph:
     """Return the graph of `mask.analysis` without the removed positions.
 
