@@ -1,8 +1,8 @@
-"""Keeps the exact cost of a growing removal, and what each group's next step would save.
+"""The exact cost of a growing removal, and what each group's next step would save.
 
-Costs do not add: a convolution's cost is a product of lengths. And units of different groups may
-share positions (group units and offset units of a grouped convolution), so each position counts how
-many removed units cover it; lengths shrink only with positions that become covered.
+Costs do not add: a convolution costs a product of lengths. And units of different groups may share
+positions (group units and offset units of a grouped convolution), so each position counts how many
+removed units cover it; a length shrinks only with a position that becomes covered.
 """
 
 from __future__ import annotations
@@ -11,160 +11,166 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 from .budget import Figure
 from .core.analysis import CostModel
 
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
 class Ledger:
-    """The state of a selection: how far each group went along its list of allowed widths.
+    """How far each group went along its allowed widths, and the lengths that follow.
 
     Attributes:
+        widths: per group, the unit counts it may keep, descending, the full count first.
         level: int64, shape (G,): index into each group's widths.
-        lengths: float64, shape (R,): kept positions per axis root, then 1, then kept units per group.
+        lengths: float64, shape (R + 1 + G,): kept positions per axis root, a 1, kept units per group.
+        rows, constants: the figure is sum_t constants[t] * prod lengths[rows[t]].
     """
 
-    def __init__(self, cost: CostModel, figure: Figure, order: Sequence[Ints], widths: Sequence[Ints]) -> None:
-        """Start with nothing removed.
-
-        Args:
-            cost: the model's cost.
-            figure: what is counted.
-            order: per group, its units (numbers within the group) in order of removal.
-            widths: per group, the allowed unit counts, descending, the full count first.
-        """
+    def __init__(
+        self, cost: CostModel, figure: Figure, order: Sequence[Ints], widths: Sequence[Ints]
+    ) -> None:
+        """Start with nothing removed; `order` lists each group's units, first to go first."""
         groups = cost.analysis.groups
         self.widths, self.level = list(widths), np.zeros(len(groups), np.int64)
-        self._roots = len(cost.roots)
-        self.lengths = np.concatenate([cost.full, [len(g) for g in groups]])
+        self.roots = len(cost.roots)
+        self._full = np.concatenate([cost.full, [len(g) for g in groups]])
+        self.lengths = self._full.copy()
         self._row_of = cost.row_of
-        self._covered = np.zeros(len(cost.row_of), np.int32)
-        self._cells = [_cells(cost, g.units[o]) for g, o in zip(groups, order, strict=True)]
-        self._overlaps = self._shared_positions()
-        self._rows, self._constants = self._products(cost, figure)
-        self._pair()
-        self._change = np.zeros((len(groups), len(self.lengths)))
-        for number in range(len(groups)):
-            self._renew(number)
-
-    def _products(self, cost: CostModel, figure: Figure) -> tuple[Ints, Floats]:
+        self._cover = np.zeros(len(cost.row_of), np.int64)
+        positions = _positions_of_components(cost)
+        self.cells = [_cells(cost, positions, g.units[o]) for g, o in zip(groups, order, strict=True)]
         if figure == "units":
-            rows = self._roots + 1 + np.arange(len(self.widths), dtype=np.int64)
-            return rows[:, None], np.ones(len(rows))
-        return cost.products(figure)
-
-    def _shared_positions(self) -> list[Ints]:
-        """Return for each group itself and the groups that own some of its positions."""
-        touched = np.zeros((len(self._cells), len(self._covered)), np.bool_)
-        for number, cells in enumerate(self._cells):
-            touched[number, cells.ravel()] = True
-        busy = touched[:, touched.sum(axis=0) > 1].astype(np.float32)
-        meets = (busy @ busy.T > 0) | np.eye(len(busy), dtype=np.bool_)
-        return [np.flatnonzero(row) for row in meets]
-
-    def _pair(self) -> None:
-        """List (group, product) pairs where the group can change the product, and who is near whom."""
-        owns = np.zeros((len(self._cells), len(self.lengths)), np.bool_)
-        for number, cells in enumerate(self._cells):
-            owns[number, self._row_of[cells.ravel()]] = True
-            owns[number, self._roots + 1 + number] = True
-        owns[:, self._roots] = False
-        moves = owns[:, self._rows].any(axis=2)  # (G, T)
-        self._group_of, self._term_of = np.nonzero(moves)
-        common = moves.astype(np.float32) @ moves.T.astype(np.float32) > 0
-        self._near = [np.flatnonzero(common[i][self._group_of]) for i in range(len(common))]
+            self.rows, self.constants = self.roots + 1 + np.arange(len(groups))[:, None], np.ones(len(groups))
+        else:
+            self.rows, self.constants = cost.products(figure)
 
     def figure(self) -> float:
         """Return the figure of what remains."""
-        return float(self._constants @ self.lengths[self._rows].prod(axis=1))
+        return float(self.constants @ self.lengths[self.rows].prod(axis=1))
 
-    def savings(self, of: int | None = None, out: Floats | None = None) -> Floats:
-        """Return what the next step of each group would save, shape (G,); 0 where there is none.
+    def can(self, group: int, *, back: bool = False) -> bool:
+        """Tell whether a group has a next step, or one to give back."""
+        return bool(self.level[group] > 0 if back else self.level[group] < len(self.widths[group]) - 1)
 
-        Args:
-            of: renew only the groups whose saving a step of this group can have changed.
-            out: the savings before that step; changed in place.
-        """
-        pairs = slice(None) if of is None or out is None else self._near[of]
-        groups, rows = self._group_of[pairs], self._rows[self._term_of[pairs]]
+    def units(self, group: int, *, back: bool = False) -> slice:
+        """Return which of a group's units, in order of removal, make its next or its last step."""
+        level, widths = int(self.level[group]) - back, self.widths[group]
+        return slice(int(widths[0] - widths[level]), int(widths[0] - widths[level + 1]))
+
+    def change(self, group: int, *, back: bool = False) -> Floats:
+        """Return how much shorter (back: longer) the lengths become with that step."""
+        change = np.zeros(len(self.lengths))
+        if self.can(group, back=back):
+            chosen = self.units(group, back=back)
+            ids, times = np.unique(self.cells[group][chosen], return_counts=True)
+            turned = ids[self._cover[ids] == (times if back else 0)]
+            change[: self.roots] = np.bincount(self._row_of[turned], minlength=self.roots)
+            change[self.roots + 1 + group] = chosen.stop - chosen.start
+        return change
+
+    def move(self, group: int, change: Floats, *, back: bool = False) -> None:
+        """Take a group's next step, or give back its last one; `change` is that of `change()`."""
+        np.add.at(self._cover, self.cells[group][self.units(group, back=back)].ravel(), -1 if back else 1)
+        self.lengths += change if back else -change
+        self.level[group] += -1 if back else 1
+
+    def growth(self, change: Floats) -> float:
+        """Return by how much the figure grows when the lengths do by `change`."""
+        touched = (change[self.rows] > 0).any(axis=1)
+        rows, constants = self.rows[touched], self.constants[touched]
         now = self.lengths[rows]
-        after = now - self._change[groups[:, None], rows]
-        lost = (now.prod(axis=1) - after.prod(axis=1)) * self._constants[self._term_of[pairs]]
-        total = np.bincount(groups, lost, minlength=len(self._cells))
-        if out is None:
-            return total
-        out[groups] = total[groups]
-        return out
+        return float(constants @ ((now + change[rows]).prod(axis=1) - now.prod(axis=1)))
 
-    def step(self, number: int, *, back: bool = False) -> Ints:
-        """Return positions (with repeats) of a group's next step, or of its last one taken."""
-        level, widths = int(self.level[number]) - back, self.widths[number]
-        if not 0 <= level < len(widths) - 1:
-            return np.empty(0, np.int64)
-        return self._cells[number][widths[0] - widths[level] : widths[0] - widths[level + 1]].ravel()
+    def set(self, level: Ints) -> None:
+        """Go to given levels at once; steps that would empty an axis are given back, last group first."""
+        removed = [c[: w[0] - w[i]].ravel() for c, w, i in zip(self.cells, self.widths, level, strict=True)]
+        self._cover = np.bincount(np.concatenate(removed), minlength=len(self._cover)) if removed else self._cover
+        self.level = np.array(level, np.int64)
+        kept = [w[i] for w, i in zip(self.widths, level, strict=True)]
+        gone = np.bincount(self._row_of[self._cover > 0], minlength=self.roots)
+        self.lengths = np.concatenate([self._full[: self.roots] - gone, [1.0], kept])
+        for group in reversed(range(len(kept))):
+            while self.can(group, back=True) and self._on_empty_axis(group):
+                self.move(group, self.change(group, back=True), back=True)
 
-    def count(self, number: int, *, back: bool = False) -> int:
-        """Return the number of units in that step."""
-        level, widths = int(self.level[number]) - back, self.widths[number]
-        return int(widths[level] - widths[level + 1]) if 0 <= level < len(widths) - 1 else 0
+    def _on_empty_axis(self, group: int) -> bool:
+        """Tell whether a group's last step lies on an axis that keeps no position."""
+        cells = self.cells[group][self.units(group, back=True)]
+        return bool((self.lengths[self._row_of[cells]] < 1).any())
 
-    def _renew(self, number: int) -> None:
-        """Find anew how the lengths change with a group's next step."""
-        cells = self.step(number)
-        self._change[number] = self._shrinks(cells[self._covered[cells] == 0])
-        self._change[number, self._roots + 1 + number] = self.count(number)
 
-    def _shrinks(self, positions: Ints) -> Floats:
-        rows = self._row_of[np.unique(positions)]
-        return np.bincount(rows, minlength=len(self.lengths)).astype(np.float64)
+class Frontier:
+    """The next step of every group of a ledger and what it saves, renewed only where it changed."""
 
-    def empties(self, number: int) -> bool:
+    def __init__(self, ledger: Ledger) -> None:
+        """Look at all groups once."""
+        self.ledger = ledger
+        count = len(ledger.cells)
+        self._meets = _overlaps(ledger)
+        owns = np.zeros((count, len(ledger.lengths)), np.bool_)
+        for group, cells in enumerate(ledger.cells):
+            owns[group, ledger._row_of[cells.ravel()]] = True
+            owns[group, ledger.roots + 1 + group] = True
+        moves = owns[:, ledger.rows].any(axis=2)  # (G, T): the group can change the product
+        self._group, self._term = np.nonzero(moves)
+        near = moves.astype(np.float32) @ moves.T.astype(np.float32) > 0
+        self._near = [np.flatnonzero(row[self._group]) for row in near]
+        self.change = np.stack([ledger.change(g) for g in range(count)])
+        self.saving = np.zeros(count)
+        self._renew(np.arange(len(self._group)))
+
+    def _renew(self, pairs: Ints) -> None:
+        """Recompute the savings from these (group, product) pairs; all pairs of a group or none."""
+        groups, terms = self._group[pairs], self._term[pairs]
+        rows = self.ledger.rows[terms]
+        now = self.ledger.lengths[rows]
+        after = now - self.change[groups[:, None], rows]
+        lost = (now.prod(axis=1) - after.prod(axis=1)) * self.ledger.constants[terms]
+        self.saving[groups] = np.bincount(groups, lost, minlength=len(self.saving))[groups]
+
+    def blocked(self, group: int) -> bool:
         """Tell whether a group's next step would leave an axis without positions."""
-        return bool((self.lengths[: self._roots] <= self._change[number, : self._roots]).any())
+        roots = self.ledger.roots
+        return bool((self.ledger.lengths[:roots] <= self.change[group, :roots]).any())
 
-    def take(self, number: int) -> None:
-        """Remove the next step of a group."""
-        np.add.at(self._covered, self.step(number), 1)
-        self.lengths = self.lengths - self._change[number]
-        self.level[number] += 1
-        for other in self._overlaps[number]:
-            self._renew(other)
+    def take(self, group: int) -> None:
+        """Take a group's next step."""
+        self.ledger.move(group, self.change[group])
+        for other in self._meets[group]:
+            self.change[other] = self.ledger.change(other)
+        self._renew(self._near[group])
 
-    def regain(self, number: int) -> Floats:
-        """Return the lengths that giving back a group's last step would regain, shape (R,)."""
-        cells, times = np.unique(self.step(number, back=True), return_counts=True)
-        regained = self._shrinks(cells[self._covered[cells] == times])
-        regained[self._roots + 1 + number] = self.count(number, back=True)
-        return regained
 
-    def growth(self, regained: Floats) -> float:
-        """Return by how much the figure grows with those lengths."""
-        rows = self._rows[regained[self._rows].any(axis=1)]
-        constants = self._constants[regained[self._rows].any(axis=1)]
-        now = self.lengths[rows]
-        return float(constants @ ((now + regained[rows]).prod(axis=1) - now.prod(axis=1)))
+def _expand(starts: Ints, values: Ints, which: Ints) -> Ints:
+    """Join the runs values[starts[w]:starts[w + 1]] for w in `which`."""
+    counts = starts[which + 1] - starts[which]
+    first = np.cumsum(counts) - counts
+    return values[np.repeat(starts[which] - first, counts) + np.arange(counts.sum())]
 
-    def give_back(self, number: int) -> None:
-        """Undo the last step of a group."""
-        self.lengths = self.lengths + self.regain(number)
-        np.subtract.at(self._covered, self.step(number, back=True), 1)
-        self.level[number] -= 1
-        for other in self._overlaps[number]:
-            self._renew(other)
 
-    def set(self, levels: Ints) -> None:
-        """Go to given levels, then give back the last steps of groups until no axis is empty."""
-        covered = np.zeros_like(self._covered)
-        for number, cells in enumerate(self._cells):
-            widths = self.widths[number]
-            np.add.at(covered, cells[: widths[0] - widths[levels[number]]].ravel(), 1)
-        self._covered, self.level = covered, np.array(levels, np.int64)
-        self.lengths[: self._roots + 1] = self._full() - np.bincount(
-            self._row_of[covered > 0], minlength=self._roots + 1
-        )
-        self.lengths[self._roots] = 1
-        self.lengths[self._roots + 1 :] = [w[i] for w, i in zip(self.widths, levels, strict=True)]
+def _positions_of_components(cost: CostModel) -> tuple[Ints, Ints]:
+    """Return (starts, positions): the positions of each component as runs."""
+    solution = cost.analysis.solution
+    counts = np.bincount(solution.component, minlength=len(solution.stays))
+    return np.concatenate([[0], np.cumsum(counts)]), np.argsort(solution.component, kind="stable")
+
+
+def _cells(cost: CostModel, positions: tuple[Ints, Ints], units: Ints) -> Ints:
+    """Return the positions each unit owns: shape (U, k); k is the same for all units of a group."""
+    solution = cost.analysis.solution
+    cells = _expand(*positions, _expand(solution.starts, solution.members, units))
+    return cells[cost.row_of[cells] < len(cost.roots)].reshape(len(units), -1)
+
+
+def _overlaps(ledger: Ledger) -> list[Ints]:
+    """Return for each group itself and the groups that own some of its positions."""
+    own = [np.unique(cells) for cells in ledger.cells]
+    group = np.repeat(np.arange(len(own)), [len(o) for o in own])
+    shape = (len(own), len(ledger._cover))
+    owner = coo_array((np.ones(len(group), np.int32), (group, np.concatenate(own))), shape=shape).tocsr()
+    meets = (owner @ owner.T).tocsr()
+    return [meets.indices[a:b].astype(np.int64) for a, b in zip(meets.indptr[:-1], meets.indptr[1:], strict=True)]
