@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
-from fnmatch import fnmatchcase
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from .core.errors import BudgetError
 
-from .core.analysis import Analysis, Group
-from .core.errors import BudgetError, OnnxPruneError
-
-Ints = NDArray[np.int64]
 Figure = Literal["macs", "params", "size", "units"]
 Normalise = Literal["none", "mean", "sum", "max", "standard"]
 
@@ -125,50 +118,3 @@ def amount(figure: Figure, value: float) -> str:
             tight = "" if figure in {"macs", "size"} else " "
             return f"{value / scale:.3g} {prefix}{tight}{_UNITS[figure]}"
     return f"{value:.0f} {_UNITS[figure]}"
-
-
-def step_of(group: Group, round_to: int) -> int:
-    """Return how many units make one rounding step of a group.
-
-    The step in channels is `round_to`, halved while two steps do not fit the group; in units it is
-    the least number whose channels (multiplicity each) are a multiple of that.
-    """
-    while True:
-        units = round_to // math.gcd(round_to, group.multiplicity)
-        if round_to == 1 or 2 * units <= len(group):
-            return units
-        round_to //= 2
-
-
-def widths(group: Group, options: Options) -> Ints:
-    """Return the unit counts a group may keep, descending: all, then multiples of its step.
-
-    Returns:
-        int64; the last is the least allowed: one step, and the floor's share of the units.
-    """
-    step, count = step_of(group, options.round_to), len(group)
-    least = max(step, math.ceil(options.floor * count - 1e-9))
-    steps = np.arange(count // step, math.ceil(least / step) - 1, -1) * step
-    return np.concatenate([[count], steps[steps < count]]).astype(np.int64)
-
-
-def kept_whole(analysis: Analysis, patterns: tuple[str, ...]) -> list[bool]:
-    """Tell for each group whether a pattern names it or one of its weights.
-
-    Raises:
-        OnnxPruneError: if a pattern matches no group and no weight of the model.
-    """
-    origin = analysis.graph.origin
-    names = [{g.name, *(m.tensor for m in g.members), *(origin.get(m.tensor, m.tensor) for m in g.members)}
-             for g in analysis.groups]  # fmt: skip
-    known = set(analysis.graph.weights).union(*names)
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name in known):
-            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.0)
-            hint = f"; the nearest name is '{near[0]}'" if near else ""
-            raise OnnxPruneError(f"--keep '{pattern}' matches no group and no weight{hint}")
-    return [any(_matches(n, p) for n in group for p in patterns) for group in names]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)

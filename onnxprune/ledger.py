@@ -43,10 +43,16 @@ class Ledger:
         self._cover = np.zeros(len(cost.row_of), np.int64)
         positions = _positions_of_components(cost)
         self.cells = [_cells(cost, positions, g.units[o]) for g, o in zip(groups, order, strict=True)]
-        if figure == "units":
-            self.rows, self.constants = self.roots + 1 + np.arange(len(groups))[:, None], np.ones(len(groups))
-        else:
-            self.rows, self.constants = cost.products(figure)
+        self.rows, self.constants = self._units() if figure == "units" else cost.products(figure)
+
+    def _units(self) -> tuple[Ints, Floats]:
+        """Count the units of the groups that may lose any, as one product per group."""
+        rows = self.roots + 1 + np.arange(len(self.widths), dtype=np.int64)
+        return rows[:, None], np.array([len(w) > 1 for w in self.widths], np.float64)
+
+    def floors(self) -> Ints:
+        """Return the levels at which every group is as narrow as it may be."""
+        return np.array([len(w) - 1 for w in self.widths], np.int64)
 
     def figure(self) -> float:
         """Return the figure of what remains."""

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .budget import Budget, Figure, Normalise, Options, amount, kept_whole, widths
+from .budget import Budget, Figure, Normalise, Options, amount
 from .core.analysis import CostModel
 from .core.errors import BudgetError, InternalError
 from .ledger import Frontier, Ledger
+from .widths import allowed_widths
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -55,9 +56,9 @@ class Selection:
 
 def least(cost: CostModel, options: Options) -> Figures:
     """Return the least figures that any budget can reach: every group at its floor."""
-    ledger = Ledger(cost, "units", _as_numbered(cost), _widths(cost, options))
-    ledger.set(np.array([len(w) - 1 for w in ledger.widths], np.int64))
-    return _figures(cost, ledger)
+    ledger = _untouched(cost, "units", options)
+    ledger.set(ledger.floors())
+    return figures(cost, ledger.lengths)
 
 
 def check(cost: CostModel, budget: Budget, options: Options) -> float:
@@ -67,17 +68,15 @@ def check(cost: CostModel, budget: Budget, options: Options) -> float:
         BudgetError: if it cannot be reached; names the least reachable figure.
         OnnxPruneError: if a `keep` pattern matches nothing.
     """
-    original: float = getattr(original_figures(cost), budget.figure)
+    ledger = _untouched(cost, budget.figure, options)
+    if not ledger.floors().any():
+        raise BudgetError(f"{budget.asked}: no group of channels may lose any, by what the model and --keep allow")
+    original = ledger.figure()
     limit = budget.limit(original)
-    reachable: float = getattr(least(cost, options), budget.figure)
-    if reachable > limit * _SLACK:
-        raise _unreachable(budget, limit, reachable, original)
+    ledger.set(ledger.floors())
+    if ledger.figure() > limit * _SLACK:
+        raise _unreachable(budget, limit, ledger.figure(), original)
     return limit
-
-
-def original_figures(cost: CostModel) -> Figures:
-    """Return the figures of the model with nothing removed."""
-    return _figures(cost, Ledger(cost, "units", _as_numbered(cost), _widths(cost, Options(floor=0.0))))
 
 
 def select(
@@ -106,21 +105,23 @@ def select(
     _check_scores(cost, scores)
     order = [np.argsort(s, kind="stable") for s in scores]
     values = normalised(scores, options.normalise or ("none" if comparable else "mean"))
-    ledger = Ledger(cost, budget.figure, order, _widths(cost, options))
+    ledger = Ledger(cost, budget.figure, order, allowed_widths(cost.analysis, options))
+    before = figures(cost, ledger.lengths)
     run = _Run(ledger, [np.append(0, np.cumsum(v[o])) for v, o in zip(values, order, strict=True)], limit)
-    if options.scope == "uniform":
-        run.uniform(budget)
-    else:
+    if options.scope == "global":
         run.ranked()
-    reached = ledger.figure()
-    if budget.figure != "units" and reached > limit * _SLACK:
-        raise _unreachable(budget, limit, reached, run.original)
+    elif budget.figure == "units" and budget.relative:
+        run.common_share(1 - budget.value)
+    else:
+        run.least_common_share()
+    if ledger.figure() > limit * _SLACK and not (options.scope == "uniform" and budget.figure == "units"):
+        raise _unreachable(budget, limit, ledger.figure(), run.original)
     gone = [g.units[o[: len(o) - k]] for g, o, k in zip(cost.analysis.groups, order, run.kept(), strict=True)]
     return Selection(
         units=np.sort(np.concatenate(gone)) if gone else np.empty(0, np.int64),
         kept=run.kept(),
-        before=original_figures(cost),
-        after=_figures(cost, ledger),
+        before=before,
+        after=figures(cost, ledger.lengths),
         trail=np.array(run.trail),
     )
 
@@ -189,20 +190,26 @@ class _Run:
             return best
         return int(np.where(useful & (saving >= need), loss, np.inf).argmin())
 
-    def uniform(self, budget: Budget) -> None:
-        """Find the least common share that meets the limit; a ratio is that share itself."""
-        if budget.figure == "units" and budget.relative:
-            self.ledger.set(self._levels(1 - budget.value))
-        else:
-            low, high = 0.0, 1.0
-            for _ in range(50):
-                middle = (low + high) / 2
-                self.ledger.set(self._levels(middle))
-                low, high = (low, middle) if self.ledger.figure() <= self.limit * _SLACK else (middle, high)
-            self.ledger.set(self._levels(high))
-            self.give_back(self._levels(low))
-        loss = sum(float(s[len(s) - 1 - k]) for s, k in zip(self.lost, self.kept(), strict=True))
-        self.trail.append((self.ledger.figure() / self.original, loss))
+    def common_share(self, share: float) -> None:
+        """Let every group lose `share` of its units, as nearly as its widths allow."""
+        self.ledger.set(self._levels(share))
+        self._note()
+
+    def least_common_share(self) -> None:
+        """Let every group lose the least common share that meets the limit."""
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            self.ledger.set(self._levels(middle))
+            low, high = (low, middle) if self.ledger.figure() <= self.limit * _SLACK else (middle, high)
+        self.ledger.set(self._levels(high))
+        self._note()
+        self.give_back(self._levels(low))
+
+    def _note(self) -> None:
+        """Enter the present state into the trail."""
+        lost = (float(s[len(s) - 1 - k]) for s, k in zip(self.lost, self.kept(), strict=True))
+        self.trail.append((self.ledger.figure() / self.original, sum(lost)))
 
     def _levels(self, share: float) -> Ints:
         """Return per group the level whose width is nearest to losing `share`; ties to the smaller."""
@@ -240,19 +247,17 @@ class _Run:
                 open_groups.discard(group)
 
 
-def _as_numbered(cost: CostModel) -> list[Ints]:
-    return [np.arange(len(g), dtype=np.int64) for g in cost.analysis.groups]
+def figures(cost: CostModel, lengths: Floats) -> Figures:
+    """Return the figures at a ledger's lengths."""
+    axes = len(cost.roots) + 1
+    each = cost.macs(lengths[:axes]), cost.params(lengths[:axes]), cost.size(lengths[:axes])
+    return Figures(*each, units=int(lengths[axes:].sum()))
 
 
-def _widths(cost: CostModel, options: Options) -> list[Ints]:
-    whole = kept_whole(cost.analysis, options.keep)
-    found = [widths(g, options) for g in cost.analysis.groups]
-    return [w[:1] if keep else w for w, keep in zip(found, whole, strict=True)]
-
-
-def _figures(cost: CostModel, ledger: Ledger) -> Figures:
-    lengths, units = ledger.lengths[: ledger.roots + 1], ledger.lengths[ledger.roots + 1 :]
-    return Figures(cost.macs(lengths), cost.params(lengths), cost.size(lengths), int(units.sum()))
+def _untouched(cost: CostModel, figure: Figure, options: Options) -> Ledger:
+    """Return a ledger at full widths whose units go by number."""
+    order = [np.arange(len(g), dtype=np.int64) for g in cost.analysis.groups]
+    return Ledger(cost, figure, order, allowed_widths(cost.analysis, options))
 
 
 def _check_scores(cost: CostModel, scores: Sequence[Floats]) -> None:

@@ -1,0 +1,90 @@
+"""Which widths a group may have: multiples of a rounding step, above a floor, or all it has."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import defaultdict
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .budget import Options
+from .core.analysis import Analysis
+from .core.errors import OnnxPruneError
+
+Ints = NDArray[np.int64]
+
+
+def allowed_widths(analysis: Analysis, options: Options) -> list[Ints]:
+    """Return per group the unit counts it may keep, descending: all, then multiples of its step.
+
+    Returns:
+        int64 arrays; the last entry is the least: one step, and the floor's share of the units.
+
+    Raises:
+        OnnxPruneError: if a `keep` pattern matches no group and no weight of the model.
+    """
+    whole = _kept_whole(analysis, options.keep)
+    found = []
+    for group, step, keep in zip(analysis.groups, _steps(analysis, options.round_to), whole, strict=True):
+        count = len(group)
+        least = math.ceil(max(step, options.floor * count - 1e-9) / step)
+        below = np.arange((count - 1) // step, least - 1, -1, dtype=np.int64) * step
+        found.append(np.concatenate([[count], below[: 0 if keep else None]]).astype(np.int64))
+    return found
+
+
+def _steps(analysis: Analysis, round_to: int) -> list[int]:
+    """Return how many units make one rounding step of each group.
+
+    The channels of a step are a multiple of `round_to` on every axis that a linear operator writes
+    or sums over. Where two groups divide an axis as a grid (groups and offsets of a convolution, heads
+    and head dimensions), kept channels are a product: the group with fewer channels per unit steps
+    first, as if the other could keep any count; the other relies on that step.
+    """
+    grids: dict[tuple[str, int], list[int]] = defaultdict(list)  # axes -> groups that cover them all
+    for number, group in enumerate(analysis.groups):
+        for member in group.members:
+            if member.index.size == analysis.graph.weights[member.tensor].shape[member.axis]:
+                grids[member.tensor, member.axis].append(number)
+    steps: dict[int, int] = {}
+    for number in sorted(range(len(analysis.groups)), key=lambda n: analysis.groups[n].multiplicity):
+        group, channels = analysis.groups[number], 0
+        for member in [m for m in group.members if m.role != "carries"] or group.members:
+            sure = member.index.shape[1]
+            for other in grids[member.tensor, member.axis]:
+                if other != number:
+                    sure = sure // len(analysis.groups[other]) * steps.get(other, 1)
+            channels = math.gcd(channels, max(sure, 1))
+        steps[number] = _step(len(group), channels, round_to)
+    return [steps[number] for number in range(len(analysis.groups))]
+
+
+def _step(count: int, channels: int, round_to: int) -> int:
+    """Return a step in units of `channels` each; a group too narrow for two steps halves `round_to`."""
+    while round_to > 1:
+        units = round_to // math.gcd(round_to, channels)
+        if 2 * units <= count:
+            return units
+        round_to //= 2
+    return 1
+
+
+def _kept_whole(analysis: Analysis, patterns: tuple[str, ...]) -> list[bool]:
+    """Tell for each group whether a pattern names it or one of its weights."""
+    origin = analysis.graph.origin
+    names = [{g.name, *(m.tensor for m in g.members), *(origin.get(m.tensor, m.tensor) for m in g.members)}
+             for g in analysis.groups]  # fmt: skip
+    known = set(analysis.graph.weights).union(*names)
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in known):
+            near = difflib.get_close_matches(pattern, sorted(known), n=1, cutoff=0.0)
+            hint = f"; the nearest name is '{near[0]}'" if near else ""
+            raise OnnxPruneError(f"--keep '{pattern}' matches no group and no weight{hint}")
+    return [any(_matches(name, p) for name in group for p in patterns) for group in names]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
