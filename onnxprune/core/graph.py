@@ -7,7 +7,7 @@ they are (metadata, doc strings, odd types), and only edited tensors are written
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -195,8 +195,11 @@ class Graph:
         """Map each tensor to the index of the node that makes it."""
         return {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
 
-    def to_model(self) -> ModelProto:
-        """Assemble a model message; private copies that stayed equal are one tensor again."""
+    def to_model(self, encode: Callable[[str, Weight], TensorProto] | None = None) -> ModelProto:
+        """Assemble a model message; private copies that stayed equal are one tensor again.
+
+        `encode` writes a weight under its final name (a stream to an external file); inline without it.
+        """
         names = merged_names(self)
         model = ModelProto()
         model.CopyFrom(self.shell)
@@ -210,7 +213,7 @@ class Graph:
             final = names.get(name, name)
             if final not in done:
                 done.add(final)
-                model.graph.initializer.append(weight.to_proto(final))
+                model.graph.initializer.append(encode(final, weight) if encode else weight.to_proto(final))
         _resize_listed_inputs(model, self.listed)
         listed = {v.name for v in model.graph.input}
         if model.ir_version < _FREE_INITIALIZERS and not {t.name for t in model.graph.initializer} <= listed:

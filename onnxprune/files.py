@@ -1,0 +1,306 @@
+"""Reads and writes model files: bad ones are refused in one line, written ones are whole or absent.
+
+Writing goes to a temporary file in the target's folder, is flushed to the disk and then renamed, so
+that neither a full disk nor an interrupt leaves half a file or harms the one that was there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from .core.errors import ModelError, OnnxPruneError
+from .core.graph import Graph, Weight, bits_of
+from .core.runtime import Session, installed_wheels, onnxruntime
+from .core.surgeon import Surgeon
+from .tensors import check_tensors, external_files
+
+log = logging.getLogger(__name__)
+
+MESSAGE_LIMIT = 2**31 - 1  # bytes: protobuf reads no larger message
+INLINE_LIMIT = 1_800_000_000  # bytes of weights above which they go to a file of their own
+EXTERNAL_FROM = 1024  # bytes: smaller tensors stay inline, shape inference must see their values
+ALIGNMENT = 64  # bytes: a cache line, and what vector loads of a memory-mapped file like
+
+_FOREIGN = {  # what people hand in instead, by (offset, first bytes)
+    (0, b"version https://git-lfs"): "a git-lfs pointer: run `git lfs pull`",
+    (0, b"PK\x03\x04"): "a zip archive: unpack it, or export a PyTorch checkpoint with torch.onnx.export",
+    (0, b"\x80\x02"): "a Python pickle: export a PyTorch model with torch.onnx.export",
+    (0, b"\x1f\x8b"): "a gzip archive: unpack it",
+    (0, b"\x89HDF"): "an HDF5 file: convert a Keras model with tf2onnx",
+    (0, b"<!DOCTYPE"): "a web page: download the file itself",
+    (0, b"<html"): "a web page: download the file itself",
+    (4, b"TFL3"): "a TFLite model: convert it with tf2onnx",
+    (4, b"ORTM"): "a model in onnxruntime's own format: give the ONNX file it was made from",
+}
+
+
+def load(path: Path | str) -> Graph:
+    """Read a model file; external weights stay memory-mapped.
+
+    Raises:
+        ModelError: in one line, if the file is missing, not an ONNX model, damaged, reaches outside
+            its folder, or is too new for the installed onnxruntime.
+    """
+    path = Path(path)
+    model = _parse(path)
+    check_tensors(model, path)
+    _refuse_too_new(model, path)
+    graph = Graph.from_model(model, path.parent)
+    complaint = _complaint(path)
+    if complaint is None:
+        return graph
+    try:
+        Session(path, optimise=False)
+    except ModelError as error:
+        raise ModelError(f"'{path}' is not a valid ONNX model: {complaint}: export it again") from error
+    log.warning("'%s' fails onnx's check but runs in onnxruntime: %s", path, complaint)
+    return Surgeon(graph).finish()  # the usual complaint is about order, which everybody else relies on
+
+
+def digest(path: Path | str) -> str:
+    """Return the SHA-256 of a model file, with that of its external files if it has any."""
+    path = Path(path)
+    own = _hash(path)
+    others = external_files(_parse(path), path.parent)
+    if not others:
+        return own
+    return hashlib.sha256("".join([own, *(_hash(file) for file in others)]).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _parse(path: Path) -> ModelProto:
+    """Read the message, without external weights."""
+    try:
+        with path.open("rb") as stream:
+            head, size = stream.read(64), os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX file") from error
+    if not size:
+        raise ModelError(f"'{path}' is empty: export or download the model again")
+    for (offset, signature), what in _FOREIGN.items():
+        if head[offset:].startswith(signature):
+            raise ModelError(f"'{path}' is not an ONNX file but {what}")
+    if size > MESSAGE_LIMIT:
+        raise ModelError(
+            f"'{path}' has {size} bytes, and ONNX files end at {MESSAGE_LIMIT}: save the weights as external data"
+        )
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(
+            f"'{path}' ({size} bytes) is not an ONNX file, or a truncated one: export or download it again"
+        ) from error
+    if not model.ir_version or not model.HasField("graph") or not model.graph.output:
+        raise ModelError(
+            f"'{path}' ({size} bytes) holds no ONNX model (no IR version, graph or graph output): "
+            "not an ONNX file, or a truncated one; export or download it again"
+        )
+    return model
+
+
+def _complaint(path: Path) -> str | None:
+    """Return what onnx's checker has to say, in one line."""
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError) as error:
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def _refuse_too_new(model: ModelProto, path: Path) -> None:
+    """Ask onnxruntime itself: an empty model of the same versions shows its limits in its own words."""
+    if not installed_wheels():
+        return
+    probe = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    value = onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    probe.graph.CopyFrom(onnx.helper.make_graph([], "probe", [value], [value]))
+    try:
+        Session(probe)
+    except ModelError as error:
+        runtime = f"onnxruntime {onnxruntime().__version__}"
+        if limit := re.search(r"max supported IR version: (\d+)", str(error)):
+            what, largest = f"IR version {model.ir_version}", limit[1]
+        elif limit := re.search(r"for domain (\S+) is till opset (\d+)", str(error)):
+            versions = {o.domain or "ai.onnx": o.version for o in model.opset_import}
+            what, largest = f"opset {versions.get(limit[1], '?')} of domain {limit[1]}", limit[2]
+        else:
+            raise ModelError(f"'{path}': {error}") from error
+        raise ModelError(
+            f"'{path}' has {what}, and {runtime} supports at most {largest}: "
+            "export it with a lower version, or install a newer onnxruntime"
+        ) from error
+
+
+def save(
+    graph: Graph, path: Path | str, *, overwrite: bool = False, original: Path | str | None = None
+) -> tuple[Path, ...]:
+    """Write a model, whole or not at all.
+
+    Models that came with external weights, or with more than 1.8 GB of them, get one external file
+    `<name>.data`, written as a stream. An existing file at `path` is replaced, except the input.
+
+    Args:
+        graph: the model.
+        path: where to.
+        overwrite: allow `path` to be the input itself.
+        original: the file the model was read from.
+
+    Returns:
+        The files written, the model last.
+
+    Raises:
+        OnnxPruneError: if it must not or cannot be written; then nothing has changed.
+    """
+    target = Path(path).resolve()  # write through a link, do not replace it
+    data = target.with_name(f"{target.name}.data")
+    external = graph.external or sum(w.nbytes for w in graph.weights.values()) > INLINE_LIMIT
+    external = external and any(map(_goes_outside, graph.weights.values()))
+    in_place = original is not None and _same(target, Path(original))
+    if in_place and not overwrite:
+        raise OnnxPruneError(f"the output '{path}' is the input: choose another path, or give --overwrite")
+    if external and not in_place and any(_same(data, file) for file in _sources(graph)):
+        raise OnnxPruneError(f"'{data}' holds the weights of the input: choose another name than '{target.name}'")
+    with Staged() as staged:
+        if external:
+            with staged.open(data) as stream:
+                model = graph.to_model(_Stream(stream, data.name))
+        else:
+            model = graph.to_model()
+        with staged.open(target) as stream:
+            stream.write(model.SerializeToString())
+    return tuple(staged.files)
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Tell whether two paths are one file, also through links."""
+    return a == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+
+
+def _sources(graph: Graph) -> set[Path]:
+    """Return the external files that the weights were read from."""
+    files = set()
+    for weight in graph.weights.values():
+        if weight.folder is not None and weight.proto.data_location == TensorProto.EXTERNAL:
+            files |= {weight.folder / e.value for e in weight.proto.external_data if e.key == "location"}
+    return files
+
+
+def _goes_outside(weight: Weight) -> bool:
+    return weight.proto.data_type != TensorProto.STRING and weight.nbytes >= EXTERNAL_FROM
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """Writes weights one after the other into the external file as the model is assembled."""
+
+    stream: BinaryIO
+    location: str
+
+    def __call__(self, name: str, weight: Weight) -> TensorProto:
+        """Write the values and return a message that refers to them."""
+        if not _goes_outside(weight):
+            return weight.to_proto(name)
+        self.stream.write(b"\0" * (-self.stream.tell() % ALIGNMENT))
+        offset, length = self.stream.tell(), self._write(weight)
+        proto = TensorProto(
+            name=name, data_type=weight.proto.data_type, dims=weight.shape, doc_string=weight.proto.doc_string
+        )
+        proto.metadata_props.extend(weight.proto.metadata_props)
+        proto.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.location), ("offset", str(offset)), ("length", str(length))):
+            proto.external_data.add(key=key, value=value)
+        return proto
+
+    def _write(self, weight: Weight) -> int:
+        array = np.asarray(weight.array)
+        if bits_of(weight.proto.data_type) < 8:  # noqa: PLR2004 - packed, two or four to a byte
+            return self.stream.write(numpy_helper.from_array(array).raw_data)
+        return self.stream.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+
+
+class Staged:
+    """Files that appear together under their names when the block ends well, or not at all."""
+
+    def __init__(self) -> None:
+        """Start with no file."""
+        self.files: dict[Path, Path] = {}  # final path -> temporary path
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self
+
+    @contextmanager
+    def open(self, target: Path) -> Iterator[BinaryIO]:
+        """Open a temporary file for `target` in its folder; it is on the disk when closed."""
+        if target.exists() and not target.is_file():
+            raise OnnxPruneError(f"cannot write '{target}': it is not a regular file; choose another path")
+        if not target.parent.is_dir():
+            raise OnnxPruneError(f"cannot write '{target}': there is no folder '{target.parent}'; create it first")
+        self.files[target] = temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        with temporary.open("xb") as stream:
+            if target.exists():
+                shutil.copymode(target, temporary)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Rename on success; drop everything otherwise."""
+        try:
+            if error is None:
+                self._commit()
+        except OSError as late:
+            error = late
+        finally:
+            for temporary in self.files.values():
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            name = next(reversed(self.files), error.filename)
+            raise OnnxPruneError(
+                f"cannot write '{name}': {error.strerror or error}; nothing was written, "
+                "choose another folder or make room"
+            ) from error
+
+    def _commit(self) -> None:
+        """Rename one by one; when one fails, those before it are taken back."""
+        last, backups = next(reversed(self.files), None), []
+        with ExitStack() as undo:
+            for target, temporary in self.files.items():
+                if target != last:  # nothing can fail after the last one
+                    backups += self._keep(target, temporary, undo)
+                temporary.replace(target)
+            undo.pop_all()
+        for backup in backups:
+            backup.unlink()
+
+    def _keep(self, target: Path, temporary: Path, undo: ExitStack) -> list[Path]:
+        """Plan the way back from replacing `target`; returns the second name its old content got."""
+        if not target.exists():
+            undo.callback(target.unlink, missing_ok=True)
+            return []
+        backup = temporary.with_suffix(".old")
+        os.link(target, backup)
+        undo.callback(backup.replace, target)
+        return [backup]
