@@ -62,43 +62,54 @@ def prove(original: Graph, mask: Mask, pruned: Graph, batches: Sequence[Batch] =
         ProofError: naming the first tensor that differs.
         ModelError: if the pruned model is not valid or does not run.
     """
-    analysis = mask.analysis
-    source, oracle, result = original.to_model(), masked_graph(mask).to_model(), pruned.to_model()
-    check_model(result, like=source)
+    check_model(pruned.to_model(), like=original)
     limit = QUANTISED_TOLERANCE if is_quantised(original) else TOLERANCE
-    reference, normal, masked, cut = (
-        Session(m, optimise=False) for m in (source, analysis.graph.to_model(), oracle, result)
-    )
-    runs = [(feeds, reference.run(feeds)) for feeds in batches]
-    runs += [(feeds, first) for feeds in other_sizes(original) if (first := _try(reference, feeds)) is not None]
-    gap = moved = 0.0
-    for feeds, first in runs:
-        if (drift := _gap(first, normal.run(feeds))) > limit:
-            raise ProofError(f"the normal form differs from the original by {drift:.1e}: this is a bug, please report")
-        expected, found = masked.run(feeds), cut.run(feeds)
-        moved = max(moved, _gap(first, found))
-        if (here := _gap(expected, found)) > limit:
-            noise = _gap(expected, Session(oracle, optimise=True).run(feeds))
-            limit = max(limit, min(NOISE_FACTOR * noise, NOISE_CAP))
+    # one model in memory at a time: four of a large one, and their sessions, would not fit
+    runs = _outputs(original, [*batches, *other_sizes(original)], tolerant_from=len(batches))
+    feeds = [f for f, _ in runs]
+    drift = _gaps(runs, _outputs(mask.analysis.graph, feeds))
+    if max(drift, default=0.0) > limit:
+        raise ProofError(f"the normal form differs from the original by {max(drift):.1e}: this is a bug, please report")
+    oracle = masked_graph(mask)
+    expected, found = _outputs(oracle, feeds), _outputs(pruned, feeds)
+    gaps = _gaps(expected, found)
+    if max(gaps, default=0.0) > limit:
+        noise = max(_gaps(expected, _outputs(oracle, feeds, optimise=True)))
+        limit = max(limit, min(NOISE_FACTOR * noise, NOISE_CAP))
+    for here, batch in zip(gaps, feeds, strict=True):
         if here > limit:
-            where = first_difference(oracle, result, mask, feeds, limit)
+            where = first_difference(oracle.to_model(), pruned.to_model(), mask, batch, limit)
             raise ProofError(
                 f"the pruned model differs from the masked original by {here:.1e} (allowed {limit:.0e}), "
                 f"first at tensor '{where}': nothing was written; please report it with the model"
             )
-        gap = max(gap, here)
     if not runs:
         raise ProofError("no input was found on which the original runs: give sample inputs with --data")
-    return Proof(gap, limit, len(runs), moved)
+    return Proof(max(gaps), limit, len(runs), max(_gaps(runs, found)))
 
 
-def _try(session: Session, feeds: Batch) -> dict[str, Array] | None:
-    """Run on drawn inputs; None when the original itself refuses them (too small an image, ...)."""
-    try:
-        return session.run(feeds)
-    except ModelError as error:
-        log.info("the original does not run on drawn inputs: %s", error)
-        return None
+_Runs = list[tuple[Batch, dict[str, Array]]]
+
+
+def _outputs(
+    graph: Graph, feeds: Sequence[Batch], *, tolerant_from: int | None = None, optimise: bool = False
+) -> _Runs:
+    """Run a graph on all feeds; those from `tolerant_from` on are drawn and left out when it refuses."""
+    session = Session(graph.to_model, optimise=optimise)
+    runs = []
+    for number, batch in enumerate(feeds):
+        try:
+            runs.append((batch, session.run(batch)))
+        except ModelError as error:  # too small an image, an index out of range, ...
+            if tolerant_from is None or number < tolerant_from:
+                raise
+            log.info("the original does not run on drawn inputs: %s", error)
+    return runs
+
+
+def _gaps(expected: _Runs, found: _Runs) -> list[float]:
+    """Return the largest relative difference of each run."""
+    return [_gap(a, b) for (_, a), (_, b) in zip(expected, found, strict=True)]
 
 
 def _gap(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:
@@ -126,14 +137,14 @@ def is_quantised(graph: Graph) -> bool:
     return any("Quantize" in n.op_type or n.op_type.startswith("QLinear") for n in graph.nodes)
 
 
-def check_model(model: ModelProto, like: ModelProto | None = None) -> None:
-    """Run onnx's full check with strict shape inference (only if the original passes it too).
+def check_model(model: ModelProto, like: Graph | None = None) -> None:
+    """Run onnx's full check with strict shape inference; what fails in `like` too is let through.
 
     Raises:
         ModelError: with onnx's own reason.
     """
     reason = _complaint(model)
-    if reason is not None and (like is None or _complaint(like) is None):
+    if reason is not None and (like is None or _complaint(like.to_model()) is None):
         raise ModelError(f"the model fails onnx's check: {reason}")
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
 from onnx import ModelProto
 
 from .errors import ModelError, OnnxPruneError
 from .graph import Array
 
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
-_INLINE_LIMIT = 1 << 30  # bytes; larger models are handed over as a file
+_INLINE_LIMIT = 1 << 24  # bytes; larger models go through a file: onnxruntime keeps a copy of bytes
+_MESSAGE_LIMIT = (1 << 31) - (1 << 20)  # bytes; protobuf writes no larger message
 
 
 def installed_wheels() -> dict[str, str]:
@@ -49,7 +53,7 @@ class Session:
 
     def __init__(
         self,
-        model: ModelProto | bytes | Path | str,
+        model: ModelProto | Callable[[], ModelProto] | Path | str,
         *,
         provider: str = "CPUExecutionProvider",
         optimise: bool = True,
@@ -58,7 +62,7 @@ class Session:
         """Load a model.
 
         Args:
-            model: message, bytes or path.
+            model: path, message, or what makes the message (it is then freed before loading).
             provider: execution provider to ask for; the CPU provider is always the fall-back.
             optimise: onnxruntime's graph optimisation on or off.
             threads: intra-op threads; None lets onnxruntime decide (ONNXPRUNE_THREADS overrides).
@@ -77,11 +81,10 @@ class Session:
         count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
         if count:
             options.intra_op_num_threads = count
-        payload = model.SerializeToString() if isinstance(model, ModelProto) else model
-        payload = str(payload) if isinstance(payload, Path) else payload
         providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
         try:
-            self._session = ort.InferenceSession(payload, options, providers=providers)
+            with _handed_over(model) as payload:
+                self._session = ort.InferenceSession(payload, options, providers=providers)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises many types, all say why
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"onnxruntime {ort.__version__} cannot load the model: {reason}") from error
@@ -103,3 +106,21 @@ class Session:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"onnxruntime cannot run the model: {reason}") from error
         return dict(zip(names, values, strict=True))
+
+
+@contextmanager
+def _handed_over(model: ModelProto | Callable[[], ModelProto] | Path | str) -> Iterator[bytes | str]:
+    """Give the model as onnxruntime reads it: small ones as bytes, large ones as a file."""
+    if isinstance(model, (Path, str)):
+        yield str(model)
+        return
+    message = model if isinstance(model, ModelProto) else model()
+    size = message.ByteSize()
+    if size <= _INLINE_LIMIT:
+        yield message.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder, "model.onnx")
+        onnx.save(message, path, save_as_external_data=size > _MESSAGE_LIMIT)
+        del message
+        yield str(path)
