@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.core.analysis import Group, Member, Reader, Role, as_matrix
 from onnxprune.core.contracts import Evidence, Floats
+from onnxprune.core.linear import weight_matrices
 from onnxprune.core.stats import Moments
 
 
@@ -35,12 +36,10 @@ def columns(reader: Reader, evidence: Evidence) -> Floats:
         float64, shape (C, n): row c holds W[:, c] of the dense operator; with convolution groups
         the rows of the other groups, which are zero, are left out (n = outputs / groups * taps).
     """
-    linear = reader.linear
-    weight = evidence.weight(linear.weight)
-    weight = np.moveaxis(weight, (linear.weight_in, linear.weight_out), (0, 1))
-    inner, written = weight.shape[:2]
-    split = weight.reshape(inner, linear.groups, written // linear.groups, -1)
-    return split.swapaxes(0, 1).reshape(inner * linear.groups, -1)
+    matrices = weight_matrices(evidence.weight(reader.linear.weight), reader.linear)  # (G, q, p)
+    groups, outputs, _ = matrices.shape
+    each = matrices.reshape(groups, outputs, reader.channels // groups, -1)
+    return each.swapaxes(1, 2).reshape(reader.channels, -1)
 
 
 def observed(group: Group, evidence: Evidence) -> list[tuple[Reader, Moments]]:
