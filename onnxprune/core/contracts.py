@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from .analysis import Analysis, Group, Mask
 from .errors import OnnxPruneError
 from .graph import Array, Graph
+from .patches import Keys
 from .registry import Registry
+from .shapes import Shape
 from .stats import Statistics
+from .stream import Probes
 
 Floats = NDArray[np.float64]
 Batch = Mapping[str, Array]  # input name -> array, first axis = samples
@@ -116,7 +119,10 @@ class Samples:
         read: (start, stop) -> batch with the samples of that range.
         extra: keys that are no model input (labels), read the same way.
         random: True for random data.
-        digest: hash of the source, for the plan file.
+        digest: hash of names, shapes and a spread of values, for the plan file.
+        batch: how many samples the model takes in one run; None if any number. `count` is a
+            multiple of it.
+        notes: what the user should know about the data (dropped tail, values converted).
     """
 
     count: int
@@ -124,19 +130,66 @@ class Samples:
     extra: tuple[str, ...] = ()
     random: bool = False
     digest: str = ""
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
-        """Yield consecutive batches of at most `size` samples."""
+        """Yield consecutive batches of at most `size` samples, or of exactly `batch` where fixed."""
         end = self.count if stop is None else min(stop, self.count)
-        for first in range(start, end, size):
-            yield self.read(first, min(first + size, end))
+        step = self.batch or size
+        for first in range(start, end, step):
+            yield self.read(first, min(first + step, end))
 
     def part(self, start: int, stop: int) -> Samples:
-        """Return a sub-range as samples of its own (disjoint splits)."""
-        read = self.read
+        """Return a sub-range as samples of its own (disjoint splits), rounded to whole batches."""
+        read, step = self.read, self.batch or 1
+        first, last = (min(n, self.count) // step * step for n in (start, stop))
         return dataclasses.replace(
-            self, count=stop - start, read=lambda a, b: read(start + a, start + b)
+            self, count=last - first, read=lambda a, b: read(first + a, first + b)
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How a streaming run gathers.
+
+    Attributes:
+        shapes: shape of every tensor for a run over `count` samples, where known.
+        count: number of samples those shapes are for.
+        rows: output positions read per sample and operator, for second moments.
+        widest: operators with more columns than this are left out of second moments.
+    """
+
+    shapes: Mapping[str, Shape]
+    count: int
+    rows: int
+    widest: int
+
+
+class Fold(Protocol):
+    """One statistic in the making.
+
+    Attributes:
+        probes: what it reads from each run.
+    """
+
+    probes: Probes
+
+    def add(self, values: Mapping[str, Array], keys: Keys) -> None:
+        """Fold in one run: the probed tensors by name, and the keys of its samples, shape (N,)."""
+        ...
+
+    def finish(self, statistics: Statistics) -> Statistics:
+        """Return `statistics` with what was gathered."""
+        ...
+
+
+class Collector(Protocol):
+    """Gathers one kind of statistic; registered in `COLLECTORS` under the name `needs` speaks of."""
+
+    def start(self, analysis: Analysis, settings: Calibration) -> Fold:
+        """Begin with nothing seen."""
+        ...
 
 
 class Repair(Protocol):
@@ -175,6 +228,7 @@ CRITERIA: Registry[Criterion] = Registry("criterion")
 SURGERIES: Registry[Surgery] = Registry("surgery")
 REPAIRS: Registry[Repair] = Registry("repair")
 SOURCES: Registry[Source] = Registry("data source")
+COLLECTORS: Registry[Collector] = Registry("statistic")
 
 
 def concatenate(batches: Iterable[Batch]) -> dict[str, Array]:
