@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.core.analysis import Bools, Ints, Mask
 from onnxprune.core.declared import Linear
+from onnxprune.core.graph import Graph
 
 
 def kept_outputs(mask: Mask, linear: Linear) -> Ints:
@@ -25,6 +27,12 @@ def lost_linears(mask: Mask) -> Iterator[tuple[Linear, Bools]]:
         gone = mask.gone_at(linear.x, linear.x_axis)
         if gone is not None:
             yield linear, gone
+
+
+def shared_weights(graph: Graph) -> set[str]:
+    """Return the weights that several nodes read: refitting one reader would break the tie."""
+    counts = Counter(name for node in graph.nodes for name in node.input if name in graph.weights)
+    return {name for name, count in counts.items() if count > 1}
 
 
 @dataclasses.dataclass(frozen=True)

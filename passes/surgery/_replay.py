@@ -92,3 +92,17 @@ class Replay:
             functions=list(self.graph.shell.functions),
         )
         return model
+
+
+def peak_bytes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the most bytes of live float32 activations per sample while `graph` runs in order."""
+    last = {name: i for i, node in enumerate(graph.nodes) for name in [*node.input, *captured_names(node)]}
+    live: dict[str, int] = {}
+    peak = 0
+    for i, node in enumerate(graph.nodes):
+        for name in node.output:
+            shape = shapes.get(name, (1,))
+            live[name] = 4 * int(np.prod(shape[1:], dtype=np.int64))
+        peak = max(peak, sum(live.values()))
+        live = {name: size for name, size in live.items() if last.get(name, -1) > i}
+    return peak

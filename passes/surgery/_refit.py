@@ -1,0 +1,74 @@
+"""The closed form of repair: least squares towards a target, with a ridge towards the old weights.
+
+    minimise  E || y - W x - b ||^2 + lambda || W - W0 ||^2 ,   lambda = ridge * tr(S) / p
+    W = W0 + (C - W0 S) (S + lambda I)^-1 ,   b = mean(y) - W mean(x)
+
+S = cov(x), C = cov(y, x). The ridge pulls to the weights the model had, not to zero, so that where
+samples say nothing nothing changes, and an untouched operator is returned as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+Floats = NDArray[np.float64]
+
+
+@dataclasses.dataclass
+class Normal:
+    """Normal equations of one operator, folded over batches of rows.
+
+    Attributes:
+        count: rows folded in.
+        sum_x, sum_y: shapes (G, p) and (G, q).
+        xx, yx: uncentred, shapes (G, p, p) and (G, q, p).
+    """
+
+    count: int
+    sum_x: Floats
+    sum_y: Floats
+    xx: Floats
+    yx: Floats
+
+    @classmethod
+    def empty(cls, groups: int, outputs: int, width: int) -> Normal:
+        """Return equations without rows."""
+        shape_x, shape_y = (groups, width), (groups, outputs)
+        return cls(0, np.zeros(shape_x), np.zeros(shape_y), np.zeros((*shape_x, width)), np.zeros((*shape_y, width)))
+
+    def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """Fold rows in: x of shape (G, rows, p), y of shape (G, rows, q)."""
+        self.count += x.shape[1]
+        self.sum_x += x.sum(axis=1, dtype=np.float64)
+        self.sum_y += y.sum(axis=1, dtype=np.float64)
+        self.xx += x.transpose(0, 2, 1) @ x
+        self.yx += y.transpose(0, 2, 1) @ x
+
+    def solve(self, old: Floats, ridge: float) -> tuple[Floats, Floats]:
+        """Return weights (G, q, p) and biases (G, q)."""
+        mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
+        covariance = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
+        cross = self.yx / self.count - mean_y[:, :, None] * mean_x[:, None, :]
+        weight = refit(covariance, cross, old, ridge)
+        return weight, mean_y - np.einsum("gqp,gp->gq", weight, mean_x)
+
+
+def refit(covariance: Floats, cross: Floats, old: Floats, ridge: float) -> Floats:
+    """Return W of the module's formula, per group: shape (G, q, p)."""
+    result = np.empty_like(old)
+    width = covariance.shape[-1]
+    if len(covariance) > 8:  # many small systems (depthwise): one batched solve  # noqa: PLR2004
+        lam = ridge * np.trace(covariance, axis1=1, axis2=2) / width + 1e-12
+        system = covariance + lam[:, None, None] * np.eye(width)
+        delta: Floats = np.linalg.solve(system, (cross - old @ covariance).transpose(0, 2, 1))
+        return old + delta.transpose(0, 2, 1)
+    for group in range(len(old)):
+        lam = ridge * float(np.trace(covariance[group])) / width + 1e-12
+        factor = cho_factor(covariance[group] + lam * np.eye(width), lower=True)
+        gap = cross[group] - old[group] @ covariance[group]
+        result[group] = old[group] + cho_solve(factor, gap.T).T
+    return result

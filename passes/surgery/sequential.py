@@ -1,0 +1,152 @@
+"""Sequential least-squares repair: operators in order, each on what the repaired part feeds it.
+
+For every linear operator downstream of a removal, from inputs to outputs: X are the rows it reads in
+the *repaired so far* model, Y what the original model computes at that place; least squares gives the
+new weights. Where the output joins a sum (residual Add), Y is the original sum minus what the other
+branch delivers now, so that errors already in the stream are corrected too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.core.contracts import REPAIRS, RepairTask, concatenate
+from onnxprune.core.declared import Linear
+from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.graph import Array, Graph
+from onnxprune.core.linear import add_to_bias, ensure_bias, weight_matrices, weight_tensor, write_bias
+from onnxprune.core.patches import outputs_at, patches, sample_keys, sample_positions
+from onnxprune.core.shapes import instantiate
+
+from ._columns import KeptBlock, kept_block, kept_outputs, shared_weights
+from ._refit import Normal
+from ._replay import Replay, peak_bytes
+
+log = logging.getLogger(__name__)
+
+_BATCH = 64  # samples per call; also the chunk in which rows are folded
+_MEMORY = 2 << 30  # bytes of live activations of both models together
+
+
+class SequentialRepair:
+    """Refits every operator downstream of a removal against the original model."""
+
+    needs: frozenset[str] = frozenset()
+    needs_samples = True
+
+    def apply(self, task: RepairTask) -> Graph:
+        """Return a copy of the pruned graph with refitted operators.
+
+        Raises:
+            OnnxPruneError: if there are no samples.
+        """
+        if task.samples is None or task.samples.count == 0:
+            raise OnnxPruneError("sequential repair needs sample inputs: give --data, or --repair none")
+        return _Sweep(task).run()
+
+
+class _Sweep:
+    """One pass over the operators."""
+
+    def __init__(self, task: RepairTask) -> None:
+        self.task, self.mask, self.analysis = task, task.mask, task.mask.analysis
+        self.graph = task.pruned.copy()
+        self.plan = list(self._refitted())
+        for linear, _ in self.plan:  # nodes may be added now, not once the replay has begun
+            ensure_bias(self.graph, linear, len(kept_outputs(self.mask, linear)))
+        feeds = self._feeds()
+        self.keys = sample_keys(feeds, len(next(iter(feeds.values()))))
+        types = instantiate(self.graph, {}, fold=False)
+        dtypes = {**self.analysis.shapes.dtypes, **(types.dtypes if types else {})}
+        self.original = Replay(self.analysis.graph, dtypes, feeds, _BATCH)
+        self.repaired = Replay(self.graph, dtypes, feeds, _BATCH)
+
+    def run(self) -> Graph:
+        """Refit operator by operator and return the repaired graph."""
+        waiting = {linear.node for linear, _ in self.plan}
+        for number, (linear, block) in enumerate(self.plan):
+            self.task.progress("repair", number, len(self.plan))
+            waiting.discard(linear.node)
+            self._refit(linear, block, waiting)
+            self.original.forget()
+            self.repaired.forget()
+        return self.graph
+
+    def _refitted(self) -> Iterator[tuple[Linear, KeptBlock]]:
+        """Yield the operators whose input differs from the original, in topological order."""
+        tied = shared_weights(self.graph)
+        dirty: set[str] = set()
+        linears = {linear.node: linear for linear in self.analysis.linears()}
+        for index, node in enumerate(self.analysis.graph.nodes):
+            linear = linears.get(index)
+            lost = linear is not None and self.mask.gone_at(linear.x, linear.x_axis) is not None
+            if lost or dirty.intersection(node.input):
+                dirty.update(node.output)
+                block = None if linear is None else kept_block(self.mask, linear)
+                if linear is not None and block is not None and linear.weight not in tied:
+                    yield linear, block
+
+    def _feeds(self) -> dict[str, Array]:
+        """Read as many samples as fit the memory for activations."""
+        samples = self.task.samples
+        assert samples is not None  # noqa: S101 - checked in apply
+        each = 2 * peak_bytes(self.analysis.graph, self.analysis.shapes.a)
+        count = max(min(samples.count, int(_MEMORY / max(each, 1))), 1)
+        if count < samples.count:
+            log.warning("repair uses %d of %d samples (%.0f MB of activations each)", count, samples.count, each / 1e6)
+        return concatenate(samples.batches(_BATCH, 0, count))
+
+    def _refit(self, linear: Linear, block: KeptBlock, waiting: set[int]) -> None:
+        x, y = self.repaired.value(linear.x), self.original.value(linear.y)
+        outputs = kept_outputs(self.mask, linear)
+        other = self._other_branch(linear, waiting)
+        if other is not None:
+            y = self.original.value(self.analysis.sums[linear.y])
+        weight = self.graph.weights[linear.weight]
+        old = weight_matrices(np.asarray(weight.array, np.float64), linear_of(linear, block))
+        equations = Normal.empty(*old.shape)
+        shape = linear_of(linear, block)
+        for start in range(0, len(x), _BATCH):
+            part = slice(start, start + _BATCH)
+            spots = sample_positions(linear, x[part].shape, self.task.rows, self.keys[part])
+            rows = patches(x[part], shape, spots)
+            target = outputs_at(y[part], linear, spots)[:, outputs]
+            if other is not None:
+                target = target - outputs_at(other[part], linear, spots)
+            equations.add(rows, by_group(target, len(block.groups)))
+        new, bias = equations.solve(old, self.task.ridge)
+        self.graph.weights[linear.weight] = weight.replace(weight_tensor(new, shape, weight.array.dtype))
+        # a node without a bias operand computes y before the Add that holds its bias
+        settle = add_to_bias if linear.bias_slot is None else write_bias
+        settle(self.graph, linear, bias.ravel())
+
+    def _other_branch(self, linear: Linear, waiting: set[int]) -> Array | None:
+        """Return what the other operand of the sum is now, if nothing before it still waits."""
+        total = self.analysis.sums.get(linear.y)
+        if total is None:
+            return None
+        node = next(n for n in self.graph.nodes if total in n.output)
+        names = [name for name in node.input if name != linear.y]
+        if linear.y not in node.input or len(names) != 1:
+            return None
+        before = {o for i in self.repaired.pending_ancestors(names[0]) for o in self.graph.nodes[i].output}
+        blocked = any(self.analysis.graph.nodes[i].output[0] in before for i in waiting)
+        return None if blocked or linear.y in before else self.repaired.value(names[0])
+
+
+def linear_of(linear: Linear, block: KeptBlock) -> Linear:
+    """Return the operator as it is after the cut: fewer convolution groups, same geometry."""
+    return dataclasses.replace(linear, groups=len(block.groups))
+
+
+def by_group(rows: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Split output columns by convolution group: (rows, G * q) -> (G, rows, q)."""
+    return np.ascontiguousarray(rows.reshape(len(rows), groups, -1).transpose(1, 0, 2))
+
+
+REPAIRS.register("sequential")(SequentialRepair())
