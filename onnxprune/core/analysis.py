@@ -225,11 +225,13 @@ class CostModel:
             for macs in record.macs:
                 terms.append(self._term(macs.axes, macs.times, instance))
                 self.mac_nodes.append(record.index)
-        self._macs = _Products(terms, len(roots))
-        self.tensors = list(analysis.graph.weights)
-        self._params = _Products([self._tensor_term(t) for t in self.tensors], len(roots))
-        self.bytes_each = np.array([_bytes_each(analysis.graph, t) for t in self.tensors])
-        self._counted = np.array([_is_parameter(analysis.graph, t) for t in self.tensors], np.float64)
+        graph, ones = analysis.graph, len(roots)
+        weights = [(name, *self._tensor_term(name)) for name in graph.weights]
+        params = [(rows, times * _is_parameter(graph, name)) for name, rows, times in weights]
+        size = [(rows, times * _bytes_each(graph, name)) for name, rows, times in weights]
+        size.append(([], _bytes_around(graph)))
+        self._macs, self._params = _Products(terms, ones), _Products(params, ones)
+        self._size = _Products(size, ones)
         positions = len(analysis.solution.component)
         self.row_of = np.full(positions, len(roots), np.int64)
         for root, first in analysis.solution.base.items():
@@ -267,10 +269,8 @@ class CostModel:
             rows: int64, shape (T, d), into `lengths`; padded with its trailing 1.
             constants: float64, shape (T,), so that figure = sum_t constants[t] * prod lengths[rows[t]].
         """
-        if figure == "macs":
-            return self._macs.rows, self._macs.constants
-        each = self._counted if figure == "params" else self.bytes_each
-        return self._params.rows, self._params.constants * each
+        products = {"macs": self._macs, "params": self._params, "size": self._size}[figure]
+        return products.rows, products.constants
 
     def lengths(self, removed: Bools | None = None) -> NDArray[np.float64]:
         """Return kept lengths per root (and a trailing 1), for a mask over positions."""
@@ -280,7 +280,7 @@ class CostModel:
 
     def macs(self, lengths: NDArray[np.float64]) -> float:
         """Multiply-accumulates of one sample."""
-        return float(self._macs.each(lengths).sum())
+        return self._macs.sum(lengths)
 
     def macs_by_node(self, lengths: NDArray[np.float64]) -> dict[int, float]:
         """Multiply-accumulates of one sample per node index."""
@@ -291,11 +291,11 @@ class CostModel:
 
     def params(self, lengths: NDArray[np.float64]) -> float:
         """Number of parameters: elements of floating-point or quantised weights, ties once."""
-        return float(self._params.each(lengths) @ self._counted)
+        return self._params.sum(lengths)
 
     def size(self, lengths: NDArray[np.float64]) -> float:
-        """Bytes of all weights as stored (the file adds its nodes, a few kB)."""
-        return float(self._params.each(lengths) @ self.bytes_each)
+        """Bytes of the file: weights as stored, and what is around them (a slight overestimate)."""
+        return self._size.sum(lengths)
 
 
 class _Products:
@@ -312,6 +312,9 @@ class _Products:
         product: NDArray[np.float64] = lengths[self.rows].prod(axis=1) * self.constants
         return product
 
+    def sum(self, lengths: NDArray[np.float64]) -> float:
+        return float(self.each(lengths).sum())
+
 
 def _is_parameter(graph: Graph, tensor: str) -> bool:
     """Shape constants and indices are not parameters; weights of any numeric type above a scalar are."""
@@ -320,6 +323,13 @@ def _is_parameter(graph: Graph, tensor: str) -> bool:
 
 
 _INDEX_TYPES = {6, 7, 9, 8}  # INT32, INT64, BOOL, STRING
+
+
+def _bytes_around(graph: Graph) -> float:
+    """Bytes of a file besides the values of its weights: nodes, names and shapes."""
+    nodes = sum(node.ByteSize() + 4 for node in graph.nodes)
+    heads = sum(len(name) + 2 * len(weight.shape) + 14 for name, weight in graph.weights.items())
+    return float(graph.shell.ByteSize() + nodes + heads)
 
 
 def _bytes_each(graph: Graph, tensor: str) -> float:
