@@ -58,6 +58,7 @@ class Session:
         provider: str = "CPUExecutionProvider",
         optimise: bool = True,
         threads: int | None = None,
+        alone: bool = False,
     ) -> None:
         """Load a model.
 
@@ -66,6 +67,7 @@ class Session:
             provider: execution provider to ask for; the CPU provider is always the fall-back.
             optimise: onnxruntime's graph optimisation on or off.
             threads: intra-op threads; None lets onnxruntime decide (ONNXPRUNE_THREADS overrides).
+            alone: refuse to load what the CPU provider would have to run instead of `provider`.
 
         Raises:
             ModelError: if onnxruntime refuses the model; its own reason in one line.
@@ -81,7 +83,9 @@ class Session:
         count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
         if count:
             options.intra_op_num_threads = count
-        providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+        providers = [provider] if alone else list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+        if alone and provider != "CPUExecutionProvider":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             with _handed_over(model) as payload:
                 self._session = ort.InferenceSession(payload, options, providers=providers)
