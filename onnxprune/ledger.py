@@ -26,7 +26,7 @@ class Ledger:
     Attributes:
         widths: per group, the unit counts it may keep, descending, the full count first.
         level: int64, shape (G,): index into each group's widths.
-        lengths: float64, shape (R + 1 + G,): kept positions per axis root, a 1, kept units per group.
+        lengths: float64, shape (R + 1 + G,): kept positions per axis root, 1, kept units per group.
         rows, constants: the figure is sum_t constants[t] * prod lengths[rows[t]].
     """
 
@@ -42,7 +42,9 @@ class Ledger:
         self._row_of = cost.row_of
         self._cover = np.zeros(len(cost.row_of), np.int64)
         positions = _positions_of_components(cost)
-        self.cells = [_cells(cost, positions, g.units[o]) for g, o in zip(groups, order, strict=True)]
+        self.cells = [
+            _cells(cost, positions, g.units[o]) for g, o in zip(groups, order, strict=True)
+        ]
         self.rows, self.constants = self._units() if figure == "units" else cost.products(figure)
 
     def _units(self) -> tuple[Ints, Floats]:
@@ -54,13 +56,19 @@ class Ledger:
         """Return the levels at which every group is as narrow as it may be."""
         return np.array([len(w) - 1 for w in self.widths], np.int64)
 
+    def kept(self) -> tuple[int, ...]:
+        """Return the units kept per group."""
+        return tuple(int(w[i]) for w, i in zip(self.widths, self.level, strict=True))
+
     def figure(self) -> float:
         """Return the figure of what remains."""
         return float(self.constants @ self.lengths[self.rows].prod(axis=1))
 
     def can(self, group: int, *, back: bool = False) -> bool:
         """Tell whether a group has a next step, or one to give back."""
-        return bool(self.level[group] > 0 if back else self.level[group] < len(self.widths[group]) - 1)
+        return bool(
+            self.level[group] > 0 if back else self.level[group] < len(self.widths[group]) - 1
+        )
 
     def units(self, group: int, *, back: bool = False) -> slice:
         """Return which of a group's units, in order of removal, make its next or its last step."""
@@ -80,7 +88,9 @@ class Ledger:
 
     def move(self, group: int, change: Floats, *, back: bool = False) -> None:
         """Take a group's next step, or give back its last one; `change` is that of `change()`."""
-        np.add.at(self._cover, self.cells[group][self.units(group, back=back)].ravel(), -1 if back else 1)
+        np.add.at(
+            self._cover, self.cells[group][self.units(group, back=back)].ravel(), -1 if back else 1
+        )
         self.lengths += change if back else -change
         self.level[group] += -1 if back else 1
 
@@ -92,14 +102,19 @@ class Ledger:
         return float(constants @ ((now + change[rows]).prod(axis=1) - now.prod(axis=1)))
 
     def set(self, level: Ints) -> None:
-        """Go to given levels at once; steps that would empty an axis are given back, last group first."""
-        removed = [c[: w[0] - w[i]].ravel() for c, w, i in zip(self.cells, self.widths, level, strict=True)]
-        self._cover = np.bincount(np.concatenate(removed), minlength=len(self._cover)) if removed else self._cover
+        """Go to given levels; steps that would empty an axis are given back, last group first."""
+        removed = [
+            c[: w[0] - w[i]].ravel() for c, w, i in zip(self.cells, self.widths, level, strict=True)
+        ]
+        self._cover = (
+            np.bincount(np.concatenate(removed), minlength=len(self._cover))
+            if removed
+            else self._cover
+        )
         self.level = np.array(level, np.int64)
-        kept = [w[i] for w, i in zip(self.widths, level, strict=True)]
         gone = np.bincount(self._row_of[self._cover > 0], minlength=self.roots)
-        self.lengths = np.concatenate([self._full[: self.roots] - gone, [1.0], kept])
-        for group in reversed(range(len(kept))):
+        self.lengths = np.concatenate([self._full[: self.roots] - gone, [1.0], self.kept()])
+        for group in reversed(range(len(level))):
             while self.can(group, back=True) and self._on_empty_axis(group):
                 self.move(group, self.change(group, back=True), back=True)
 
@@ -177,6 +192,11 @@ def _overlaps(ledger: Ledger) -> list[Ints]:
     own = [np.unique(cells) for cells in ledger.cells]
     group = np.repeat(np.arange(len(own)), [len(o) for o in own])
     shape = (len(own), len(ledger._cover))
-    owner = coo_array((np.ones(len(group), np.int32), (group, np.concatenate(own))), shape=shape).tocsr()
+    owner = coo_array(
+        (np.ones(len(group), np.int32), (group, np.concatenate(own))), shape=shape
+    ).tocsr()
     meets = (owner @ owner.T).tocsr()
-    return [meets.indices[a:b].astype(np.int64) for a, b in zip(meets.indptr[:-1], meets.indptr[1:], strict=True)]
+    return [
+        meets.indices[a:b].astype(np.int64)
+        for a, b in zip(meets.indptr[:-1], meets.indptr[1:], strict=True)
+    ]

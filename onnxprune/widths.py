@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .budget import Options
-from .core.analysis import Analysis
+from .core.analysis import Analysis, Group
 from .core.errors import OnnxPruneError
 
 Ints = NDArray[np.int64]
@@ -28,7 +28,9 @@ def allowed_widths(analysis: Analysis, options: Options) -> list[Ints]:
     """
     whole = _kept_whole(analysis, options.keep)
     found = []
-    for group, step, keep in zip(analysis.groups, _steps(analysis, options.round_to), whole, strict=True):
+    for group, step, keep in zip(
+        analysis.groups, _steps(analysis, options.round_to), whole, strict=True
+    ):
         count = len(group)
         least = math.ceil(max(step, options.floor * count - 1e-9) / step)
         below = np.arange((count - 1) // step, least - 1, -1, dtype=np.int64) * step
@@ -40,17 +42,21 @@ def _steps(analysis: Analysis, round_to: int) -> list[int]:
     """Return how many units make one rounding step of each group.
 
     The channels of a step are a multiple of `round_to` on every axis that a linear operator writes
-    or sums over. Where two groups divide an axis as a grid (groups and offsets of a convolution, heads
-    and head dimensions), kept channels are a product: the group with fewer channels per unit steps
-    first, as if the other could keep any count; the other relies on that step.
+    or sums over. Where two groups divide an axis as a grid (groups and offsets of a convolution,
+    heads and head dimensions), kept channels are a product: the group with fewer channels per unit
+    steps first, as if the other could keep any count; the other relies on that step.
     """
-    grids: dict[tuple[str, int], list[int]] = defaultdict(list)  # axes -> groups that cover them all
+    grids: dict[tuple[str, int], list[int]] = defaultdict(
+        list
+    )  # axes -> groups that cover them all
     for number, group in enumerate(analysis.groups):
         for member in group.members:
             if member.index.size == analysis.graph.weights[member.tensor].shape[member.axis]:
                 grids[member.tensor, member.axis].append(number)
     steps: dict[int, int] = {}
-    for number in sorted(range(len(analysis.groups)), key=lambda n: analysis.groups[n].multiplicity):
+    for number in sorted(
+        range(len(analysis.groups)), key=lambda n: analysis.groups[n].multiplicity
+    ):
         group, channels = analysis.groups[number], 0
         for member in [m for m in group.members if m.role != "carries"] or group.members:
             sure = member.index.shape[1]
@@ -63,7 +69,7 @@ def _steps(analysis: Analysis, round_to: int) -> list[int]:
 
 
 def _step(count: int, channels: int, round_to: int) -> int:
-    """Return a step in units of `channels` each; a group too narrow for two steps halves `round_to`."""
+    """Return a step in units of `channels` each; `round_to` is halved until two steps fit."""
     while round_to > 1:
         units = round_to // math.gcd(round_to, channels)
         if 2 * units <= count:
@@ -74,9 +80,7 @@ def _step(count: int, channels: int, round_to: int) -> int:
 
 def _kept_whole(analysis: Analysis, patterns: tuple[str, ...]) -> list[bool]:
     """Tell for each group whether a pattern names it or one of its weights."""
-    origin = analysis.graph.origin
-    names = [{g.name, *(m.tensor for m in g.members), *(origin.get(m.tensor, m.tensor) for m in g.members)}
-             for g in analysis.groups]  # fmt: skip
+    names = [_names(analysis, group) for group in analysis.groups]
     known = set(analysis.graph.weights).union(*names)
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in known):
@@ -84,6 +88,12 @@ def _kept_whole(analysis: Analysis, patterns: tuple[str, ...]) -> list[bool]:
             hint = f"; the nearest name is '{near[0]}'" if near else ""
             raise OnnxPruneError(f"--keep '{pattern}' matches no group and no weight{hint}")
     return [any(_matches(name, p) for name in group for p in patterns) for group in names]
+
+
+def _names(analysis: Analysis, group: Group) -> set[str]:
+    """Return the names a group goes by: its weights, as here and as in the file."""
+    tensors = {member.tensor for member in group.members}
+    return {group.name} | tensors | {analysis.graph.origin.get(t, t) for t in tensors}
 
 
 def _matches(name: str, pattern: str) -> bool:
