@@ -164,11 +164,14 @@ class NodeView:
 
     def input_is_shape(self, slot: int, axes: Sequence[Axis]) -> None:
         """Declare that input `slot` lists the lengths of `axes`, entry by entry."""
+        if self.has(slot):  # the operand's own positions are axes, not channels
+            self.protect(self.x(slot), "a position of a shape")
         lengths = tuple(n if n == m else None for n, m in map(self.pair, axes))
         self.record.fixes.append(ShapeOperand(slot, tuple(axes), lengths))
 
     def reads_shape(self, axes: Sequence[Axis]) -> None:
         """Declare that output 0 lists the lengths of `axes`, entry by entry."""
+        self.protect(self.y(), "a position of a shape")
         lengths = tuple(n if n == m else None for n, m in map(self.pair, axes))
         self.record.fixes.append(ShapeSource(tuple(axes), lengths))
 
@@ -211,15 +214,20 @@ class Example:
     """A use of an op on a stream `{x}`, from which tests grow random graphs.
 
     `text` holds one ONNX text node a line. `{x}` is the incoming stream and `{y}` the outgoing one,
-    `{x2}` a second stream of the same shape, `{t1}`, `{t2}` inner tensors, `{w:...}` a float weight
-    and `{i:...}` an int64 constant. Weight dims are numbers or `C` (channels of x, axis 1, or the
-    last axis of `rank` 3), `2C`, `C/2`, `C/4`; a constant is written `{i:[1,-1]}`.
-    `rank` is the rank of the stream: 4 (N, C, H, W), 3 (N, L, C) or 2 (N, C).
+    `{x2}` a second stream of the same shape, `{t1}`, `{t2}` inner tensors (streams too where no line
+    reads them). Constants have random values: `{w:...}` a float weight, `{b:...}` a bias, `{s:...}` a
+    scale near 1, `{m:...}` a mean, `{v:...}` a variance, `{q:...}` a quantisation step, `{z:...}` uint8
+    values; or the written ones: `{f:[...]}` float, `{i:[...]}` int64, `{u:[...]}` uint8 (`{i:2}` is a
+    scalar). Lengths are numbers or multiples of those
+    of x: `C` (channels: axis 1, or the last axis of `rank` 3), `H`, `W`, as in `2C`, `C/4`, `C-2`; `=C`
+    stands for an attribute's length. `rank` is that of the stream: 4 (N, C, H, W), 3 (N, L, C) or
+    2 (N, C).
     """
 
     text: str
     rank: int = 4
     multiple: int = 1  # channels of x must be a multiple of this
+    opsets: tuple[int, ...] = (18, 21)  # where the text is valid
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,15 +16,46 @@ _BROADCAST = (
     "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "BitShift", "BitwiseAnd",
     "BitwiseOr", "BitwiseXor",
 )  # fmt: skip
-_KEEP_ZERO_FREE = {"Log", "Reciprocal", "Sqrt", "Acosh", "Atanh", "Asin", "Acos", "Tan", "Not", "Cast",
-                   "IsNaN", "IsInf", "BitwiseNot", "Sinh", "Cosh", "Exp", "Dropout", "Identity"}  # fmt: skip
+# Written out below: their domain is not the whole line, or their values are no floats.
+_BOUNDED = ("Asin", "Acos", "Atanh", "Tan", "Sinh", "Cosh", "Exp")
+_POSITIVE = ("Log", "Reciprocal", "Sqrt", "Acosh")
+_TESTS = ("IsNaN", "IsInf")
+_OTHERS = {"Not", "Cast", "BitwiseNot", *_BOUNDED, *_POSITIVE, *_TESTS}
+_YOUNG = {"Gelu": (21,), "Swish": (24,)}
 
 
 def _unary_examples() -> list[Example]:
-    plain = [Example(f"{{y}} = {name}({{x}})") for name in _UNARY if name not in _KEEP_ZERO_FREE]
-    return [*plain, Example("{y} = Identity({x})"), Example("{y} = Dropout({x})"),
-            Example("{y} = Cast<to=1>({x})"), Example("{t1} = Abs({x})\n{y} = Sqrt({t1})"),
-            Example("{t1} = Tanh({x})\n{y} = Exp({t1})")]  # fmt: skip
+    plain = [n for n in _UNARY if n not in _OTHERS]
+    return [
+        *(Example(f"{{y}} = {n}({{x}})", opsets=_YOUNG.get(n, (18, 21))) for n in plain),
+        *(Example(f"{{t1}} = Tanh({{x}})\n{{t2}} = Mul({{t1}}, {{f:0.9}})\n{{y}} = {n}({{t2}})") for n in _BOUNDED),
+        *(Example(f"{{t1}} = Abs({{x}})\n{{t2}} = Add({{t1}}, {{f:1.5}})\n{{y}} = {n}({{t2}})") for n in _POSITIVE),
+        *(Example(f"{{t1}} = {n}({{x}})\n{{y}} = Where({{t1}}, {{x2}}, {{x}})") for n in _TESTS),
+        Example("{y} = Cast<to=1>({x})"),
+        Example("{t1} = Greater({x}, {f:0.1})\n{t2} = Not({t1})\n{y} = Where({t2}, {x}, {x2})"),
+        Example("{t1} = Mul({x}, {f:9.0})\n{t2} = Cast<to=6>({t1})\n{t3} = BitwiseNot({t2})\n{y} = Cast<to=1>({t3})"),
+        Example("{y} = Relu({x})", rank=3),
+        Example("{y} = Sigmoid({x})", rank=2),
+    ]
+
+
+def _comparison_examples() -> list[Example]:
+    chosen = "\n{y} = Where({t3}, {x}, {x2})"
+    both = "{t1} = Less({x}, {x2})\n{t2} = Greater({x}, {b:C,1,1})\n"
+    signs = "{t1} = Sign({x})\n{t2} = Sign({x2})\n"
+    whole = "{t1} = Mul({x}, {f:9.0})\n{t2} = Cast<to=6>({t1})\n{t3} = Mul({x2}, {f:9.0})\n{t4} = Cast<to=6>({t3})\n"
+    return [
+        *(Example(f"{both}{{t3}} = {n}({{t1}}, {{t2}}){chosen}") for n in ("And", "Or", "Xor")),
+        *(Example(f"{signs}{{t3}} = {n}({{t1}}, {{t2}}){chosen}") for n in ("Equal", "LessOrEqual", "GreaterOrEqual")),
+        *(
+            Example(f"{whole}{{t5}} = {n}({{t2}}, {{t4}})\n{{y}} = Cast<to=1>({{t5}})")
+            for n in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
+        ),
+        Example(
+            "{t1} = Mul({x}, {x})\n{t2} = Cast<to=2>({t1})\n"
+            '{t3} = BitShift<direction="LEFT">({t2}, {u:[2]})\n{y} = Cast<to=1>({t3})'
+        ),
+    ]
 
 
 @op(*_UNARY, examples=_unary_examples())
@@ -34,7 +65,7 @@ def unary(n: NodeView) -> None:
         n.same(n.x(0), y)
 
 
-@op("CastLike")
+@op("CastLike", examples=[Example("{y} = CastLike({x}, {f:[1.0]})"), Example("{y} = CastLike({x}, {x2})")])
 def cast_like(n: NodeView) -> None:
     """y[i] = x[i] in the type of the second operand, whose positions do not matter."""
     n.same(n.x(0), n.y())
@@ -55,10 +86,18 @@ def cast_like(n: NodeView) -> None:
         Example("{y} = Mul({x}, {w:C})", rank=3),
         Example("{y} = Add({x}, {w:C})", rank=2),
         Example("{y} = PRelu({x}, {w:C,1,1})"),
-        Example("{t1} = Exp({w:C,1,1})\n{y} = Div({x}, {t1})"),
+        Example("{y} = PRelu({x}, {w:1,1,1})"),
+        Example("{y} = Sub({x}, {x2})", rank=3),
+        Example("{y} = Add({x}, {x2})", rank=2),
+        Example("{y} = Mul({x}, {x2})", rank=2),
+        Example("{y} = Add({x}, {w:1,C,H,W})"),
+        Example("{y} = Mul({w:C,1,1}, {x})"),
+        Example("{y} = Div({x}, {v:C,1,1})"),
+        Example("{y} = Mod<fmod=1>({x}, {v:C,1,1})"),
         Example("{t1} = Abs({x})\n{y} = Pow({t1}, {f:[1.5]})"),
         Example("{t1} = Less({x}, {x2})\n{y} = Where({t1}, {x}, {x2})"),
         Example("{t1} = GlobalAveragePool({x})\n{t2} = Sigmoid({t1})\n{y} = Mul({x}, {t2})"),
+        *_comparison_examples(),
     ],
 )
 def broadcast(n: NodeView) -> None:
@@ -66,7 +105,17 @@ def broadcast(n: NodeView) -> None:
     n.broadcast(n.xs(), n.y())
 
 
-@op("CumSum", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization", since=1)
+@op(
+    "CumSum", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization",
+    examples=[
+        Example("{y} = CumSum({x}, {i:2})"),
+        Example("{y} = Softmax<axis=2>({x})"),
+        Example("{t1} = Softmax<axis=1>({x})\n{y} = Mul({t1}, {x2})"),
+        Example("{y} = LogSoftmax({x})"),
+        Example("{t1} = Hardmax<axis=3>({x})\n{y} = Add({t1}, {x})"),
+        Example("{y} = LpNormalization<axis=2, p=2>({x})"),
+    ],
+)  # fmt: skip
 def along_axis(n: NodeView) -> None:
     """y mixes positions along one axis, which stays; the others pass through."""
     n.same(n.x(0), n.y())
@@ -77,7 +126,7 @@ def along_axis(n: NodeView) -> None:
     n.protect(n.x(0)[axis:] if flattened else n.x(0)[axis])
 
 
-@op("Trilu")
+@op("Trilu", examples=[Example("{y} = Trilu<upper=0>({x})"), Example("{y} = Trilu({x}, {i:1})")])
 def trilu(n: NodeView) -> None:
     """y keeps a triangle of the last two axes, which stay."""
     n.same(n.x(0), n.y())

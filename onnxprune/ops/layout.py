@@ -15,6 +15,7 @@ Pair = tuple[int, int]
     examples=[
         Example("{t1} = Transpose<perm=[0,2,3,1]>({x})\n{t2} = Relu({t1})\n{y} = Transpose<perm=[0,3,1,2]>({t2})"),
         Example("{y} = Transpose<perm=[0,1,3,2]>({x})"),
+        Example("{t1} = Transpose({x})\n{t2} = Mul({t1}, {w:C,1})\n{y} = Transpose({t2})", rank=2),
     ],
 )
 def transpose(n: NodeView) -> None:
@@ -29,9 +30,17 @@ def transpose(n: NodeView) -> None:
     examples=[
         Example("{y} = Flatten({x})"),
         Example("{y} = Reshape({x}, {i:[0,-1]})"),
-        Example("{t1} = Reshape({x}, {i:[0,2,C/2,8,8]})\n{t2} = Relu({t1})\n{y} = Reshape({t2}, {i:[0,C,8,8]})", multiple=4),
-        Example("{t1} = Reshape({x}, {i:[0,0,2,C/2]})\n{t2} = Sigmoid({t1})\n{y} = Reshape({t2}, {i:[0,0,-1]})", rank=3, multiple=4),
+        Example("{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Mul({t1}, {w:C/2,1,1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})", multiple=4),
+        Example("{t1} = Reshape({x}, {i:[0,C/2,2,H,W]})\n{t2} = Mul({t1}, {w:C/2,1,1,1})\n{y} = Reshape({t2}, {i:[0,-1,H,W]})", multiple=4),
+        Example("{t1} = Reshape({x}, {i:[0,0,2,C/2]})\n{t2} = Mul({t1}, {w:2,C/2})\n{y} = Reshape({t2}, {i:[0,0,-1]})", rank=3, multiple=4),
+        Example("{t1} = Reshape({x}, {i:[-1,C,H,W]})\n{t2} = Reshape({t1}, {i:[0,C,-1]})\n{y} = Transpose<perm=[0,2,1]>({t2})"),
+        Example("{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[-1]})\n{y} = Reshape({x}, {t3})"),
+        Example("{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[C/2,2,H,W]})\n"
+                "{t4} = Reshape({x}, {t3})\n{t5} = Mul({t4}, {w:C/2,2,1,1})\n{y} = Reshape({t5}, {t1})", multiple=4),
+        Example("{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Transpose<perm=[0,2,1,3,4]>({t1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})", multiple=4),
         Example("{t1} = Unsqueeze({x}, {i:[2]})\n{t2} = Tanh({t1})\n{y} = Squeeze({t2}, {i:[2]})"),
+        Example("{y} = Unsqueeze({x}, {i:[-1,2]})", rank=2),
+        Example("{t1} = GlobalAveragePool({x})\n{t2} = Squeeze({t1}, {i:[2,3]})\n{t3} = Mul({t2}, {w:C})\n{y} = Unsqueeze({t3}, {i:[2,3]})"),
     ],
 )  # fmt: skip
 def reshape(n: NodeView) -> None:
@@ -115,13 +124,44 @@ def _spans(n: NodeView, side: list[Axis]) -> list[tuple[Axis, tuple[Pair, Pair]]
     return [(axis, (cuts[k], cuts[k + 1])) for k, axis in enumerate(reversed(side))]
 
 
-@op("Expand", "Tile")
+@op(
+    "Expand",
+    examples=[
+        Example("{t1} = GlobalAveragePool({x})\n{y} = Expand({t1}, {i:[1,1,H,W]})"),
+        Example("{t1} = GlobalMaxPool({x})\n{y} = Expand({t1}, {i:[1,C,4,4]})"),
+        Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Expand({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"),
+        Example("{t1} = Shape({x})\n{t2} = Expand({w:C,1,1}, {t1})\n{y} = Mul({x}, {t2})"),
+    ],
+)
 def expand(n: NodeView) -> None:
     """Axes of length 1 are repeated into new positions; the others pass through."""
+    n.broadcast([n.x(0)], n.y())
+    n.input_is_shape(1, list(n.y()))
+
+
+@op(
+    "Tile",
+    examples=[
+        Example("{y} = Tile({x}, {i:[1,1,2,1]})"),
+        Example("{y} = Tile({x}, {i:[1,2,1,1]})"),
+        Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Tile({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"),
+    ],
+)
+def tile(n: NodeView) -> None:
+    """y[i] = repeats x x[i]: each position again and again, or new ones where x has length 1."""
     x, y = n.x(0), n.y()
-    n.broadcast([x], y)
-    if n.proto.op_type == "Expand":
-        n.input_is_shape(1, list(y))
+    repeats = n.attr_or_input("repeats", 1) or []
+    counts = [n.axis(count, "repeat") for count in repeats]
+    for a, b, count in zip(x, y, counts, strict=True):
+        if count.size == 1:
+            n.couple(a, b)
+        elif a.size == 1:
+            n.couple(count, b)
+        elif n.pair(a)[0] == n.pair(a)[1]:
+            n.factor(b, count, a)
+        else:
+            n.protect([a, b], "repeated along an axis of varying length")
+    n.lists_lengths("repeats", 1, counts)
 
 
 @op(
@@ -144,26 +184,46 @@ def depth_space(n: NodeView) -> None:
     n.factor(deep[1], *((shallow[1], inner) if crd else (inner, shallow[1])))
 
 
-@op("Shape")
+@op(
+    "Shape",
+    examples=[
+        Example("{t1} = Shape({x})\n{t2} = Cast<to=1>({t1})\n{t3} = Gather({t2}, {i:1})\n{y} = Div({x}, {t3})"),
+        Example("{t1} = Shape<start=0, end=2>({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n"
+                "{t3} = Unsqueeze({t2}, {i:[2,3]})\n{y} = Add({x}, {t3})"),
+    ],
+)  # fmt: skip
 def shape(n: NodeView) -> None:
     """y lists the lengths of x, whose positions do not matter."""
     x = n.x(0)
     n.reads_shape(x[slice(n.attr("start", 0), n.attr("end", x.rank))])
 
 
-@op("Size")
+@op("Size", examples=[
+    Example("{t1} = GlobalAveragePool({x})\n{t2} = Size({t1})\n{t3} = Cast<to=1>({t2})\n{y} = Div({x2}, {t3})"),
+])
 def size(n: NodeView) -> None:
     """y is the number of elements of x: every static axis of it stays."""
     n.protect(n.x(0), "its length is counted by Size")
 
 
-@op("ConstantOfShape")
+@op(
+    "ConstantOfShape",
+    examples=[
+        Example("{t1} = Shape({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n{y} = Concat<axis=1>({x}, {t2})"),
+    ],
+)
 def constant_of_shape(n: NodeView) -> None:
     """y is filled with one value: its positions are free, its shape operand is mended."""
     n.input_is_shape(0, list(n.y()))
 
 
-@op("Range", "NonZero")
+@op(
+    "Range", "NonZero",
+    examples=[
+        Example("{t1} = Shape({x})\n{t2} = Gather({t1}, {i:0})\n{t3} = Range({i:0}, {t2}, {i:1})\n"
+                "{t4} = Cast<to=1>({t3})\n{t5} = Reshape({t4}, {i:[-1,1,1,1]})\n{y} = Mul({x}, {t5})"),
+    ],
+)  # fmt: skip
 def data_dependent(n: NodeView) -> None:
     """y is made of integers that steer other nodes, which stay."""
     for axes in [*n.xs(), *n.ys()]:

@@ -45,6 +45,8 @@ def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
         Example("{y} = Conv<group=2>({x}, {w:12,C/2,1,1}, {b:12})", multiple=4),
         Example("{y} = Conv<group=C>({x}, {w:2C,1,1,1})"),
         Example('{y} = Conv<auto_pad="SAME_UPPER">({x}, {w:6,C,3,3}, {b:6})'),
+        Example("{y} = Conv<strides=[2,1], dilations=[1,2], pads=[1,2,1,2]>({x}, {w:8,C,3,3}, {b:8})"),
+        Example("{y} = Conv<group=C/2>({x}, {w:2C,2,1,1}, {b:2C})", multiple=4),
     ],
 )
 def conv(n: NodeView) -> None:
@@ -78,7 +80,8 @@ def conv(n: NodeView) -> None:
     "ConvTranspose",
     examples=[
         Example("{y} = ConvTranspose<strides=[2,2]>({x}, {w:C,6,2,2}, {b:6})"),
-        Example("{y} = ConvTranspose<group=2>({x}, {w:C,3,1,1})", multiple=4),
+        Example("{y} = ConvTranspose<group=2>({x}, {w:C,3,1,1}, {b:6})", multiple=4),
+        Example("{y} = ConvTranspose<group=C>({x}, {w:C,1,2,2}, {b:C})"),
     ],
 )
 def conv_transpose(n: NodeView) -> None:
@@ -108,6 +111,8 @@ def conv_transpose(n: NodeView) -> None:
         Example("{y} = Gemm<transB=1>({x}, {w:12,C}, {b:12})", rank=2),
         Example("{y} = Gemm({x}, {w:C,9})", rank=2),
         Example("{y} = Gemm<alpha=0.5, beta=2.0>({x}, {w:C,8}, {b:8})", rank=2),
+        Example("{t1} = Transpose({x})\n{y} = Gemm<transA=1, transB=1>({t1}, {w:7,C}, {b:1,7})", rank=2),
+        Example("{y} = Gemm({x}, {w:C,6}, {f:0.3})", rank=2),
     ],
 )
 def gemm(n: NodeView) -> None:
@@ -137,6 +142,13 @@ def gemm(n: NodeView) -> None:
         Example("{y} = MatMul({x}, {w:C,10})", rank=2),
         Example("{t1} = MatMul({x}, {w:C,2C})\n{y} = Add({t1}, {b:2C})", rank=3),
         Example("{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({x}, {t1})\n{y} = MatMul({t2}, {x})", rank=3),
+        Example("{t1} = MatMul({x}, {w:C})\n{t2} = Unsqueeze({t1}, {i:[2]})\n{y} = Mul({x}, {t2})", rank=3),
+        Example("{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({w:6,C}, {t1})\n{y} = Transpose<perm=[0,2,1]>({t2})", rank=3),
+        Example("{t1} = Transpose<perm=[0,1,3,2]>({x})\n{y} = MatMul({x}, {t1})"),
+        Example("{t1} = MatMul({x}, {w:C,C})\n{t2} = Reshape({t1}, {i:[0,0,2,C/2]})\n{t3} = Transpose<perm=[0,2,1,3]>({t2})\n"
+                "{t4} = MatMul({x}, {w:C,C})\n{t5} = Reshape({t4}, {i:[0,0,2,C/2]})\n{t6} = Transpose<perm=[0,2,3,1]>({t5})\n"
+                "{t7} = MatMul({t3}, {t6})\n{t8} = Softmax({t7})\n{t9} = MatMul({t8}, {t3})\n"
+                "{t10} = Transpose<perm=[0,2,1,3]>({t9})\n{y} = Reshape({t10}, {i:[0,0,C]})", rank=3, multiple=4),
     ],
 )
 def matmul(n: NodeView) -> None:

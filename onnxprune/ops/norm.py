@@ -12,7 +12,10 @@ from onnxprune.core.shapes import Shape
 
 @op(
     "BatchNormalization",
-    examples=[Example("{y} = BatchNormalization({x}, {s:C}, {b:C}, {m:C}, {v:C})")],
+    examples=[
+        Example("{y} = BatchNormalization({x}, {s:C}, {b:C}, {m:C}, {v:C})"),
+        Example("{y} = BatchNormalization({x}, {s:C}, {b:C}, {m:C}, {v:C})", rank=2),
+    ],
 )
 def batch_norm(n: NodeView) -> None:
     """y[:,c] depends on x[:,c] and four values per channel c."""
@@ -34,7 +37,11 @@ def instance_norm(n: NodeView) -> None:
 
 @op(
     "LayerNormalization",
-    examples=[Example("{y} = LayerNormalization({x}, {s:C}, {b:C})", rank=3)],
+    examples=[
+        Example("{y} = LayerNormalization({x}, {s:C}, {b:C})", rank=3),
+        Example("{y} = LayerNormalization<epsilon=0.1>({x}, {s:C})", rank=2),
+        Example("{y} = LayerNormalization<axis=1>({x}, {s:C,H,W}, {b:C,H,W})"),
+    ],
 )
 def layer_norm(n: NodeView) -> None:
     """y is normalised over the last axes: removal there renormalises."""
@@ -48,7 +55,10 @@ def layer_norm(n: NodeView) -> None:
     n.renorm(0, range(axis, x.rank), "layer")
 
 
-@op("RMSNormalization", since=23)
+@op(
+    "RMSNormalization", since=23,
+    examples=[Example("{y} = RMSNormalization<epsilon=0.1>({x}, {s:C})", rank=3, opsets=(23, 24))],
+)  # fmt: skip
 def rms_norm(n: NodeView) -> None:
     """y is x over its root mean square on the last axes: removal there renormalises."""
     x = n.x(0)
@@ -58,14 +68,20 @@ def rms_norm(n: NodeView) -> None:
     n.renorm(0, range(axis, x.rank), "rms")
 
 
-@op("LRN")
+@op("LRN", examples=[Example("{t1} = LRN<size=3, alpha=0.5>({x})\n{y} = Mul({t1}, {x2})")])
 def local_response(n: NodeView) -> None:
     """y mixes neighbouring channels, which stay."""
     n.same(n.x(0), n.y())
     n.protect(n.x(0)[1])
 
 
-@op("GroupNormalization")
+@op(
+    "GroupNormalization",
+    examples=[
+        Example("{y} = GroupNormalization<num_groups=C/2>({x}, {s:C/2}, {b:C/2})", multiple=4, opsets=(18,)),
+        Example("{y} = GroupNormalization<num_groups=C/2>({x}, {s:C}, {b:C})", multiple=4, opsets=(21,)),
+    ],
+)
 def group_norm(n: NodeView) -> None:
     """x[1] = groups x inner; statistics run over inner and space: whole groups may go."""
     x = n.x(0)

@@ -12,6 +12,8 @@ from onnxprune.core.rules import Example, NodeView, op
         Example("{y} = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>({x})"),
         Example("{t1} = GlobalMaxPool({x})\n{y} = Add({x}, {t1})"),
         Example("{y} = GlobalAveragePool({x})"),
+        Example("{y} = LpPool<kernel_shape=[2,2]>({x})"),
+        Example("{t1} = GlobalLpPool({x})\n{y} = Mul({x}, {t1})"),
     ],
 )  # fmt: skip
 def pool(n: NodeView) -> None:
@@ -29,7 +31,21 @@ def pool(n: NodeView) -> None:
         Example("{y} = ReduceSum<keepdims=1>({x}, {i:[2]})"),
         Example("{t1} = ReduceMean<keepdims=1>({x}, {i:[1]})\n{y} = Add({x}, {t1})"),
         Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[-1]})\n{y} = Mul({x}, {t1})", rank=3),
-        Example("{t1} = ReduceMax<keepdims=1>({x}, {i:[1]})\n{y} = Add({x}, {t1})"),
+        Example("{t1} = ReduceMax<keepdims=1>({x}, {i:[1]})\n{y} = Mul({x2}, {t1})"),
+        Example("{y} = ReduceMax<keepdims=0>({x}, {i:[2,3]})"),
+        Example("{y} = ReduceMean<keepdims=0>({x}, {i:[1]})", rank=3),
+        Example("{t1} = ReduceMean<keepdims=1>({x}, {i:[-1]})\n{y} = Sub({x}, {t1})", rank=3),
+        Example("{t1} = ReduceMean<keepdims=1>({x}, {i:[1]})\n{y} = Mul({x}, {t1})", rank=2),
+        Example("{t1} = ReduceMean({x}, {i:[1,2,3]})\n{y} = Add({x}, {t1})"),
+        Example("{y} = ReduceMin<keepdims=1>({x}, {i:[3]})"),
+        Example("{t1} = Tanh({x})\n{y} = ReduceProd<keepdims=1>({t1}, {i:[2]})"),
+        Example("{t1} = ReduceL1({x}, {i:[1]})\n{y} = Mul({x}, {t1})"),
+        Example("{t1} = ReduceL2({x}, {i:[1]})\n{y} = Mul({x}, {t1})"),
+        Example("{t1} = ReduceSumSquare({x}, {i:[1]})\n{y} = Add({x}, {t1})"),
+        Example("{t1} = Exp({x})\n{y} = ReduceLogSum({t1}, {i:[2]})"),
+        Example("{y} = ReduceLogSumExp({x}, {i:[2,3]})"),
+        Example("{t1} = ArgMax<axis=2>({x})\n{t2} = Cast<to=1>({t1})\n{y} = Add({x}, {t2})"),
+        Example("{t1} = ArgMin<axis=3>({x})\n{t2} = Cast<to=1>({t1})\n{y} = Add({x}, {t2})"),
     ],
 )  # fmt: skip
 def reduce(n: NodeView) -> None:
@@ -55,7 +71,11 @@ def reduce(n: NodeView) -> None:
 
 @op(
     "Resize", "Upsample",
-    examples=[Example('{y} = Resize<mode="nearest">({x}, , {f:[1.0,1.0,2.0,2.0]})')],
+    examples=[
+        Example('{y} = Resize<mode="nearest">({x}, , {f:[1.0,1.0,2.0,2.0]})'),
+        Example('{y} = Resize<mode="linear", axes=[1,2,3]>({x}, , , {i:[C,10,6]})'),
+        Example('{y} = Upsample<mode="nearest">({x}, {f:[1.0,1.0,2.0,2.0]})', opsets=(9,)),
+    ],
 )  # fmt: skip
 def resize(n: NodeView) -> None:
     """y[n,c] resamples x[n,c] over space, which stays; a sizes operand is a shape."""

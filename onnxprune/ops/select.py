@@ -12,6 +12,8 @@ from onnxprune.core.rules import Example, NodeView, RuleError, op
     examples=[
         Example("{y} = Concat<axis=1>({x}, {x2})"),
         Example("{y} = Concat<axis=-1>({x}, {x2}, {x})", rank=3),
+        Example("{y} = Concat<axis=2>({x}, {x2})"),
+        Example("{y} = Concat<axis=-1>({x}, {x2})", rank=2),
     ],
 )
 def concat(n: NodeView) -> None:
@@ -34,6 +36,9 @@ def concat(n: NodeView) -> None:
     examples=[
         Example("{t1}, {t2} = Split<axis=1>({x}, {i:[C/2,C/2]})\n{t3} = Relu({t1})\n{y} = Mul({t3}, {t2})", multiple=2),
         Example("{t1}, {t2} = Split<axis=1>({x}, {i:[2,C-2]})\n{y} = Concat<axis=1>({t2}, {t1})"),
+        Example("{y}, {t1} = Split<axis=1>({x}, {i:[3,C-3]})"),
+        Example("{t1}, {t2} = Split<axis=1, num_outputs=2>({x})\n{y} = Sub({t1}, {t2})", multiple=2),
+        Example("{t1}, {t2}, {t3} = Split<axis=-1>({x}, {i:[1,2,C-3]})\n{y} = Concat<axis=-1>({t3}, {t1})", rank=3),
     ],
 )
 def split(n: NodeView) -> None:
@@ -56,6 +61,10 @@ def split(n: NodeView) -> None:
         Example("{y} = Slice({x}, {i:[0]}, {i:[C]}, {i:[1]}, {i:[2]})"),
         Example("{y} = Slice({x}, {i:[-1]}, {i:[-1000]}, {i:[1]}, {i:[-1]})"),
         Example("{y} = Slice({x}, {i:[0,0]}, {i:[8,8]}, {i:[2,3]}, {i:[2,2]})"),
+        Example("{y} = Slice({x}, {i:[1,0]}, {i:[9223372036854775807,W]}, {i:[1,3]}, {i:[2,2]})"),
+        Example("{y} = Slice({x}, {i:[-2]}, {i:[0]}, {i:[-1]}, {i:[-1]})", rank=2),
+        Example("{t1} = Slice({x}, {i:[0]}, {i:[C/2]}, {i:[2]})\n{t2} = Slice({x}, {i:[C/2]}, {i:[C]}, {i:[2]})\n"
+                "{t3} = Neg({t2})\n{y} = Concat<axis=2>({t3}, {t1})", rank=3, multiple=4),
     ],
 )
 def slices(n: NodeView) -> None:
@@ -88,6 +97,10 @@ def _positions(part: slice, size: int) -> np.ndarray:
     examples=[
         Example("{y} = Gather<axis=1>({x}, {i:[2,0,1]})"),
         Example("{y} = Gather<axis=1>({x}, {i:[0,1,1,2,0]})"),
+        Example("{y} = Gather<axis=2>({x}, {i:[-1,0,1]})", rank=3),
+        Example("{t1} = Gather<axis=1>({x}, {i:1})\n{t2} = Unsqueeze({t1}, {i:[1]})\n{y} = Mul({x}, {t2})"),
+        Example("{t1} = Reshape({i:[0,1,2,0]}, {i:[2,2]})\n{t2} = Gather<axis=1>({x}, {t1})\n{y} = Reshape({t2}, {i:[0,4,H,W]})"),
+        Example("{t1} = ArgMax<axis=1, keepdims=0>({x})\n{y} = Gather({w:C,6}, {t1})", rank=2),
     ],
 )
 def gather(n: NodeView) -> None:
@@ -109,6 +122,11 @@ def gather(n: NodeView) -> None:
     examples=[
         Example("{y} = Pad({x}, {i:[0,1,0,0,0,2,0,0]})"),
         Example("{y} = Pad({x}, {i:[0,0,1,1,0,0,1,1]})"),
+        Example("{y} = Pad({x}, {i:[0,-1,0,1,0,-1,0,0]})"),
+        Example("{y} = Pad({x}, {i:[-1,2]}, {f:0.5}, {i:[1]})"),
+        Example("{y} = Pad({x}, {i:[2,-1]}, {f:0.5}, {i:[-1]})", rank=3),
+        Example('{y} = Pad<mode="reflect">({x}, {i:[0,0,1,1,0,0,1,1]})'),
+        Example('{t1} = Pad<mode="edge">({x}, {i:[0,1,0,0,0,1,0,0]})\n{y} = Mul({t1}, {t1})'),
     ],
 )
 def pad(n: NodeView) -> None:
