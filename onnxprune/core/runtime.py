@@ -18,20 +18,17 @@ from onnx import ModelProto
 from .errors import ModelError, OnnxPruneError
 from .graph import Array
 
-_WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _INLINE_LIMIT = 1 << 24  # bytes; larger models go through a file: onnxruntime keeps a copy of bytes
 _MESSAGE_LIMIT = (1 << 31) - (1 << 20)  # bytes; protobuf writes no larger message
 
 
 def installed_wheels() -> dict[str, str]:
-    """Return the installed onnxruntime distributions and their versions (more than one is a fault)."""
-    found = {}
-    for name in _WHEELS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Return the distributions that own the package `onnxruntime`, and their versions.
+
+    There are many (onnxruntime, -gpu, -directml, -openvino, ...); more than one is a fault.
+    """
+    owners = importlib.metadata.packages_distributions().get("onnxruntime", [])
+    return {name: importlib.metadata.version(name) for name in sorted(set(owners))}
 
 
 def onnxruntime() -> ModuleType:
@@ -59,6 +56,7 @@ class Session:
         optimise: bool = True,
         threads: int | None = None,
         alone: bool = False,
+        plan_memory: bool = True,
     ) -> None:
         """Load a model.
 
@@ -68,6 +66,8 @@ class Session:
             optimise: onnxruntime's graph optimisation on or off.
             threads: intra-op threads; None lets onnxruntime decide (ONNXPRUNE_THREADS overrides).
             alone: refuse to load what the CPU provider would have to run instead of `provider`.
+            plan_memory: reserve one block for all activations after the first run; off where many
+                inner tensors are read: then the block comes on top of what is read.
 
         Raises:
             ModelError: if onnxruntime refuses the model; its own reason in one line.
@@ -80,6 +80,7 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        options.enable_mem_pattern = plan_memory
         count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
         if count:
             options.intra_op_num_threads = count

@@ -83,7 +83,7 @@ def stream(
         ModelError: if onnxruntime refuses the model or the samples.
     """
     wanted = list(probes)
-    session = Session(with_probes(graph, wanted), provider=provider)
+    session = Session(lambda: with_probes(graph, wanted), provider=provider, plan_memory=False)
     names = list(dict.fromkeys(name for probe in wanted for name in probe.outputs))
     inner = [name for name in names if name not in session.inputs]
     done, step = 0, samples.batch or batch
