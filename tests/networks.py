@@ -113,7 +113,8 @@ NETWORKS = {
             d = Relu(c)
             y = Conv(d, w3, b3)
         }""",
-        {"w1": (32, 3, 1, 1), "b1": (32,), "w2": (32, 8, 3, 3), "b2": (32,), "w3": (5, 32, 1, 1), "b3": (5,)},
+        {"w1": (32, 3, 1, 1), "b1": (32,), "w2": (32, 8, 3, 3), "b2": (32,),
+         "w3": (5, 32, 1, 1), "b3": (5,)},
     ),
     "flatten": Network(
         """net (float[N,3,6,6] x) => (float[N,5] y) {
@@ -151,7 +152,9 @@ def bottlenecks(blocks: tuple[int, ...], widths: tuple[int, ...], size: int) -> 
     for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
         for block in range(count):
             p, stride = f"s{stage}b{block}", 2 if stage and not block else 1
-            shapes |= {f"{p}a": (width, wide, 1, 1), f"{p}b": (width, width, 3, 3), f"{p}c": (4 * width, width, 1, 1)}
+            shapes[f"{p}a"] = (width, wide, 1, 1)
+            shapes[f"{p}b"] = (width, width, 3, 3)
+            shapes[f"{p}c"] = (4 * width, width, 1, 1)
             lines += [
                 f"{p}1 = Conv({now}, {p}a)", f"{p}2 = Relu({p}1)",
                 f"{p}3 = Conv<strides=[{stride},{stride}], pads=[1,1,1,1]>({p}2, {p}b)",
@@ -162,7 +165,8 @@ def bottlenecks(blocks: tuple[int, ...], widths: tuple[int, ...], size: int) -> 
                 lines.append(f"{p}6 = Conv<strides=[{stride},{stride}]>({now}, {p}d)")
             lines += [f"{p}7 = Add({p}5, {now if block else f'{p}6'})", f"{p}8 = Relu({p}7)"]
             now, wide = f"{p}8", 4 * width
-    lines += [f"g = GlobalAveragePool({now})", "f = Flatten(g)", "y = Gemm<transB=1>(f, head, head_bias)"]
+    lines += [f"g = GlobalAveragePool({now})", "f = Flatten(g)"]
+    lines += ["y = Gemm<transB=1>(f, head, head_bias)"]
     shapes |= {"head": (10, wide), "head_bias": (10,)}
     body = "\n".join(lines)
     return Network(f"net (float[N,3,{size},{size}] x) => (float[N,10] y) {{\n{body}\n}}", shapes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,10 @@ from tests.networks import NETWORKS
 
 discover()
 
-DATA = Path(os.environ.get("ONNXPRUNE_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "onnx"
+DATA = (
+    Path(os.environ.get("ONNXPRUNE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+    / "onnx"
+)
 FILES = ("cifar10_tinycnn.onnx", "cifar10_sri_resnet_a.onnx")
 BY_POSITION = {"random"}  # draws by unit number: what the channels hold does not matter
 
@@ -32,15 +34,17 @@ each_criterion = pytest.mark.parametrize("name", list(CRITERIA))
 each_network = pytest.mark.parametrize("network", list(NETWORKS))
 
 
-def evidence(graph: Graph, criterion: Criterion, *, silent: bool = False) -> Evidence:
+def evidence(graph: Graph, criterion: Criterion) -> Evidence:
     """Analyse a graph and collect what the criterion needs, on fixed samples."""
     analysis = analyse(graph)
     if not criterion.needs:
         return Evidence(analysis, None)
-    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim][1:] for v in graph.inputs}
     rng = np.random.default_rng(1)
-    arrays = {n: rng.standard_normal((48, *s)).astype(np.float32) for n, s in shapes.items()}
-    samples = Samples(48, lambda a, b: {n: v[a:b] for n, v in arrays.items()})
+    arrays: dict[str, Array] = {}
+    for value in graph.inputs:
+        batch, *shape = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        arrays[value.name] = rng.standard_normal((48, *shape)).astype(np.float32)
+    samples = Samples(48, lambda a, b: {n: v[a:b] for n, v in arrays.items()}, batch=batch or None)
     return Evidence(analysis, collect(analysis, samples, criterion.needs, rows=16))
 
 
@@ -164,10 +168,10 @@ def test_without_samples_what_needs_them_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @each_criterion
-def test_real_files(name: str, file: str) -> None:
-    if not (DATA / file).exists():
-        pytest.skip(f"{file} is not in {DATA} (set ONNXPRUNE_DATA)")
-    facts = evidence(Graph.from_model(onnx.load(DATA / file)), CRITERIA[name])
+def test_trained_files(name: str, file: str, data_dir: Path) -> None:
+    graph = Graph.from_model(onnx.load(data_dir / "onnx" / file))
+
+    facts = evidence(graph, CRITERIA[name])
 
     assert facts.analysis.groups
     for group, found in zip(facts.analysis.groups, scores(name, facts), strict=True):
@@ -190,7 +194,9 @@ def analysis_of_two_writers() -> Analysis:
 def test_members_count_equally_whatever_their_scale(name: str, order: int) -> None:
     analysis = analysis_of_two_writers()
     norms = [
-        np.linalg.norm(analysis.graph.weights[w].array.reshape(16, -1).astype(np.float64), ord=order, axis=1)
+        np.linalg.norm(
+            analysis.graph.weights[w].array.reshape(16, -1).astype(np.float64), ord=order, axis=1
+        )
         for w in ("w1", "w3")
     ]
     expected = np.mean([n / n.mean() for n in norms], axis=0)
@@ -222,13 +228,17 @@ def test_wanda_and_flap_weigh_what_the_reader_receives(network: str) -> None:
     inner, share = weight.shape[1], len(weight) // linear.groups
     wanda, flap = [], []
     for positions in reader.index:
-        parts = [(weight[c // inner * share : (c // inner + 1) * share, c % inner], c) for c in positions]
+        parts = [
+            (weight[c // inner * share : (c // inner + 1) * share, c % inner], c) for c in positions
+        ]
         wanda.append(sum(float(np.abs(w).sum() * seen.norm[c]) for w, c in parts))
         flap.append(sum(float((w**2).sum() * seen.fluctuation[c]) for w, c in parts))
     expected = np.array(wanda) / np.mean(wanda), (np.array(flap) - np.mean(flap)) / np.std(flap)
 
     np.testing.assert_allclose(CRITERIA["wanda"].score(group, facts), expected[0], rtol=1e-9)
-    np.testing.assert_allclose(CRITERIA["flap"].score(group, facts), expected[1], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        CRITERIA["flap"].score(group, facts), expected[1], rtol=1e-9, atol=1e-9
+    )
 
 
 def test_consumers_can_be_asked_to_count() -> None:
@@ -240,4 +250,6 @@ def test_consumers_can_be_asked_to_count() -> None:
 
     written = np.linalg.norm(facts.weight("w1").reshape(16, -1), axis=1)
     read = np.linalg.norm(np.moveaxis(facts.weight("w2"), 1, 0).reshape(16, -1), axis=1)
-    np.testing.assert_allclose(found, (written / written.mean() + read / read.mean()) / 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        found, (written / written.mean() + read / read.mean()) / 2, rtol=1e-12
+    )
