@@ -46,7 +46,9 @@ def _record(graph: Graph, shapes: Shapes, space: Space, index: int) -> Record:
         rule.function(view)
     except (RuleError, CouplingError, IndexError, KeyError, ValueError, TypeError) as error:
         log.info("node '%s' (%s) is opaque: %s", node.name, label, error)
-        return _opaque(NodeView(graph, shapes, space, index), f"{label} cannot be described: {error}")
+        return _opaque(
+            NodeView(graph, shapes, space, index), f"{label} cannot be described: {error}"
+        )
     space.commit(view.said)
     return view.record
 
@@ -75,7 +77,9 @@ def _protect_faces(graph: Graph, shapes: Shapes, space: Space) -> None:
 class _Grouping:
     """Units of equal footprint become a group; each learns which weights and readers it owns."""
 
-    def __init__(self, graph: Graph, space: Space, solution: Solution, records: list[Record]) -> None:
+    def __init__(
+        self, graph: Graph, space: Space, solution: Solution, records: list[Record]
+    ) -> None:
         self.graph, self.space, self.solution, self.records = graph, space, solution, records
         self.by_root: dict[int, list[int]] = {}
         for axis in range(len(space.sizes)):
@@ -99,7 +103,9 @@ class _Grouping:
                     roles[weight, contract.number] = "consumes"
             for slot in {c.slot for c in record.contracts} if record.macs else ():
                 weight = node.input[slot]
-                for number in range(len(self.graph.weights[weight].shape) if weight in self.graph.weights else 0):
+                for number in range(
+                    len(self.graph.weights[weight].shape) if weight in self.graph.weights else 0
+                ):
                     roles.setdefault((weight, number), "produces")
         return roles
 
@@ -133,7 +139,7 @@ class _Grouping:
         index: dict[int, Ints] = {}
         for root, _ in footprint:
             first = self.solution.base[root]
-            columns = (self.roots[ids] == root)
+            columns = self.roots[ids] == root
             index[root] = (ids[columns] - first).reshape(len(units), -1)
         members = [
             Member(tensor, number, self.roles.get((tensor, number), "carries"), index[root])

@@ -81,7 +81,11 @@ def _permuted_axis(
 ) -> tuple[int, np.ndarray] | None:
     """Return (axis, permutation) if the chain only reorders one static axis."""
     x, wide, y = first.input[0], first.output[0], last.output[0]
-    if not all(shapes.known(n) for n in (x, wide, y)) or shapes.a[x] != shapes.a[y] or shapes.b[x] != shapes.b[y]:
+    if (
+        not all(shapes.known(n) for n in (x, wide, y))
+        or shapes.a[x] != shapes.a[y]
+        or shapes.b[x] != shapes.b[y]
+    ):
         return None
     rank, size = len(shapes.a[x]), len(shapes.a[wide])
     extra = size - rank
@@ -93,7 +97,12 @@ def _permuted_axis(
         outer_kept = all(perm[i] == i for i in range(size) if i not in inner)
         split = shapes.a[wide][axis : axis + extra + 1]
         rest = (*shapes.a[wide][:axis], int(np.prod(split)), *shapes.a[wide][axis + extra + 1 :])
-        if outer_kept and rest == shapes.a[x] and shapes.static(x, axis) and perm != list(range(size)):
+        if (
+            outer_kept
+            and rest == shapes.a[x]
+            and shapes.static(x, axis)
+            and perm != list(range(size))
+        ):
             order = np.arange(int(np.prod(split))).reshape(split)
             return axis, order.transpose([perm[i] - axis for i in inner]).ravel()
     return None
@@ -109,7 +118,9 @@ def as_gathers(graph: Graph, found: list[tuple[list[NodeProto], int, np.ndarray]
         index = unique_name(f"{last.output[0]}::permutation", working.weights)
         added[index] = constant(index, permutation.astype(np.int64))
         surgeon.remove([n.output[0] for n in nodes])
-        gather = helper.make_node("Gather", [first.input[0], index], [last.output[0]], last.name, axis=axis)
+        gather = helper.make_node(
+            "Gather", [first.input[0], index], [last.output[0]], last.name, axis=axis
+        )
         surgeon.insert([gather])
     working.weights.update(added)
     return surgeon.finish()

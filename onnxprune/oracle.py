@@ -29,8 +29,10 @@ class _Masking:
         self.added: list[NodeProto] = []
         self.cache: dict[tuple[str, int, bytes], str] = {}
         self.forms: dict[str, Callable[[NodeProto, Renorm], None]] = {
-            "mean": self._mean, "layer": self._layer, "rms": self._rms,
-        }  # fmt: skip
+            "mean": self._mean,
+            "layer": self._layer,
+            "rms": self._rms,
+        }
 
     def run(self) -> Graph:
         for record in self.mask.analysis.records:
@@ -62,10 +64,12 @@ class _Masking:
         self.cache[key] = result
         if name in self.graph.weights:
             array = self.graph.weights[name].array
-            self.graph.weights[result] = constant(result, np.where(gone.reshape(view), array.dtype.type(0), array))
+            self.graph.weights[result] = constant(
+                result, np.where(gone.reshape(view), array.dtype.type(0), array)
+            )
             return result
         dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[name])
-        if self.graph.opsets[""] < 9:  # noqa: PLR2004 - Where is younger
+        if self.graph.opsets[""] < 9:
             keep = self._constant(f"{result}::keep", (~gone.reshape(view)).astype(dtype))
             return self._node("Mul", [name, keep], result)
         keep = self._constant(f"{result}::keep", ~gone.reshape(view))
@@ -89,8 +93,10 @@ class _Masking:
         return name
 
     def _scale(self, node: NodeProto, renorm: Renorm) -> str:
-        """n / n': turns a mean over all positions into one over the kept."""
-        dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[node.input[renorm.slot]])
+        """N / n': turns a mean over all positions into one over the kept."""
+        dtype = helper.tensor_dtype_to_np_dtype(
+            self.mask.analysis.shapes.dtypes[node.input[renorm.slot]]
+        )
         full = np.prod([axis.size for axis in renorm.axes])
         kept = np.prod([len(self.mask.kept(axis)) for axis in renorm.axes])
         return self._constant(f"{node.output[0]}::scale", np.asarray(full / kept, dtype))
@@ -103,7 +109,7 @@ class _Masking:
 
     def _average(self, x: str, renorm: Renorm, scale: str, output: str) -> str:
         axes = list(renorm.numbers)
-        if self.graph.opsets[""] >= 18:  # noqa: PLR2004 - axes became an operand
+        if self.graph.opsets[""] >= 18:
             inputs = [x, self._constant(f"{output}::axes", np.array(axes, np.int64))]
             self._node("ReduceMean", inputs, f"{output}::unscaled", keepdims=1)
         else:
@@ -125,12 +131,18 @@ class _Masking:
     def _rooted(self, node: NodeProto, renorm: Renorm, centred: str, scale: str) -> None:
         """Divide by the masked root mean square, scale, shift; replaces the node."""
         base = node.output[0]
-        dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[node.input[renorm.slot]])
+        dtype = helper.tensor_dtype_to_np_dtype(
+            self.mask.analysis.shapes.dtypes[node.input[renorm.slot]]
+        )
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         kept = self._masked_operand(node, renorm, centred)
         squares = self._node("Mul", [kept, kept], f"{base}::squares")
         variance = self._average(squares, renorm, scale, f"{base}::variance")
-        shifted = self._node("Add", [variance, self._constant(f"{base}::epsilon", np.asarray(epsilon, dtype))], f"{base}::shifted")
+        shifted = self._node(
+            "Add",
+            [variance, self._constant(f"{base}::epsilon", np.asarray(epsilon, dtype))],
+            f"{base}::shifted",
+        )
         root = self._node("Sqrt", [shifted], f"{base}::root")
         result = self._node("Div", [centred, root], f"{base}::normal")
         for kind, operand in zip(("Mul", "Add"), [i for i in node.input[1:] if i], strict=False):

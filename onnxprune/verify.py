@@ -69,7 +69,9 @@ def prove(original: Graph, mask: Mask, pruned: Graph, batches: Sequence[Batch] =
     feeds = [f for f, _ in runs]
     drift = _gaps(runs, _outputs(mask.analysis.graph, feeds))
     if max(drift, default=0.0) > limit:
-        raise ProofError(f"the normal form differs from the original by {max(drift):.1e}: this is a bug, please report")
+        raise ProofError(
+            f"the normal form differs from the original by {max(drift):.1e}: this is a bug, please report"
+        )
     oracle = masked_graph(mask)
     expected, found = _outputs(oracle, feeds), _outputs(pruned, feeds)
     gaps = _gaps(expected, found)
@@ -84,7 +86,9 @@ def prove(original: Graph, mask: Mask, pruned: Graph, batches: Sequence[Batch] =
                 f"first at tensor '{where}': nothing was written; please report it with the model"
             )
     if not runs:
-        raise ProofError("no input was found on which the original runs: give sample inputs with --data")
+        raise ProofError(
+            "no input was found on which the original runs: give sample inputs with --data"
+        )
     return Proof(max(gaps), limit, len(runs), max(_gaps(runs, found)))
 
 
@@ -92,7 +96,11 @@ _Runs = list[tuple[Batch, dict[str, Array]]]
 
 
 def _outputs(
-    graph: Graph, feeds: Sequence[Batch], *, tolerant_from: int | None = None, optimise: bool = False
+    graph: Graph,
+    feeds: Sequence[Batch],
+    *,
+    tolerant_from: int | None = None,
+    optimise: bool = False,
 ) -> _Runs:
     """Run a graph on all feeds; those from `tolerant_from` on are drawn and left out when it refuses."""
     session = Session(graph.to_model, optimise=optimise)
@@ -164,11 +172,13 @@ def other_sizes(graph: Graph, seed: int = 0) -> Iterator[dict[str, Array]]:
         yield {v.name: random_input(graph, v, shape[v.name], rng) for v in graph.inputs}
 
 
-def random_input(graph: Graph, value: onnx.ValueInfoProto, shape: Sequence[int], rng: np.random.Generator) -> Array:
+def random_input(
+    graph: Graph, value: onnx.ValueInfoProto, shape: Sequence[int], rng: np.random.Generator
+) -> Array:
     """Draw one input: N(0, 1) for floats, valid indices for integers, fair coins for booleans."""
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if dtype.kind == "b":
-        return rng.random(shape) < 0.5  # noqa: PLR2004
+        return rng.random(shape) < 0.5
     if dtype.kind in "iu":
         tables = [
             graph.weights[n.input[0]].shape[0]
@@ -179,11 +189,16 @@ def random_input(graph: Graph, value: onnx.ValueInfoProto, shape: Sequence[int],
     return np.asarray(rng.standard_normal(shape)).astype(dtype)
 
 
-def first_difference(oracle: ModelProto, pruned: ModelProto, mask: Mask, feeds: Batch, limit: float) -> str:
+def first_difference(
+    oracle: ModelProto, pruned: ModelProto, mask: Mask, feeds: Batch, limit: float
+) -> str:
     """Name the first tensor, in the pruned model's order, that differs on its kept positions."""
     shared = {o for n in oracle.graph.node for o in n.output if o}
     names = [o for n in pruned.graph.node for o in n.output if o in shared]
-    expected, found = _run_all(oracle, names, feeds, mask.analysis), _run_all(pruned, names, feeds, mask.analysis)
+    expected, found = (
+        _run_all(oracle, names, feeds, mask.analysis),
+        _run_all(pruned, names, feeds, mask.analysis),
+    )
     for name in names:
         value = expected[name]
         for number in range(np.ndim(value)):
@@ -195,11 +210,17 @@ def first_difference(oracle: ModelProto, pruned: ModelProto, mask: Mask, feeds: 
     return names[-1] if names else "?"
 
 
-def _run_all(model: ModelProto, names: Sequence[str], feeds: Batch, analysis: Analysis) -> dict[str, Array]:
+def _run_all(
+    model: ModelProto, names: Sequence[str], feeds: Batch, analysis: Analysis
+) -> dict[str, Array]:
     wide = ModelProto()
     wide.CopyFrom(model)
     present = {o.name for o in wide.graph.output}
     for name in names:
         if name not in present and name in analysis.shapes.dtypes:
-            wide.graph.output.append(helper.make_tensor_value_info(name, analysis.shapes.dtypes[name], None))
-    return Session(wide, optimise=False).run(feeds, [n for n in names if n in {o.name for o in wide.graph.output}])
+            wide.graph.output.append(
+                helper.make_tensor_value_info(name, analysis.shapes.dtypes[name], None)
+            )
+    return Session(wide, optimise=False).run(
+        feeds, [n for n in names if n in {o.name for o in wide.graph.output}]
+    )

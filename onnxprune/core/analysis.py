@@ -136,7 +136,11 @@ class Analysis:
                     break
                 node, name = readers[0], readers[0].output[0]
                 weights = [i for i in node.input if i in self.graph.weights]
-                if node.op_type == "Add" and not weights and len(set(node.input)) == len(node.input):
+                if (
+                    node.op_type == "Add"
+                    and not weights
+                    and len(set(node.input)) == len(node.input)
+                ):
                     result[linear.y] = name
                 if not weights or node.op_type == "Add":
                     break
@@ -145,7 +149,11 @@ class Analysis:
     def points(self) -> list[tuple[str, int]]:
         """Return the (tensor, axis) whose moments calibration keeps: operands read, sums written."""
         pairs = [(linear.x, linear.x_axis) for linear in self.linears()]
-        pairs += [(self.sums[linear.y], linear.y_axis) for linear in self.linears() if linear.y in self.sums]
+        pairs += [
+            (self.sums[linear.y], linear.y_axis)
+            for linear in self.linears()
+            if linear.y in self.sums
+        ]
         return list(dict.fromkeys(pairs))
 
     def linears(self) -> list[Linear]:
@@ -184,9 +192,10 @@ class Mask:
         """Return the tensor axes that would keep no position (a mask with any is not valid)."""
         space, solution = self.analysis.space, self.analysis.solution
         empty = {
-            root for root, first in solution.base.items()
+            root
+            for root, first in solution.base.items()
             if self.removed[first : first + space.sizes[root]].all()
-        }  # fmt: skip
+        }
         if not empty:
             return []
         return [space.owners[a] for a in range(len(space.sizes)) if space.root(a) in empty]
@@ -237,7 +246,9 @@ class CostModel:
         for root, first in analysis.solution.base.items():
             self.row_of[first : first + space.sizes[root]] = self._row[root]
 
-    def _term(self, axes: tuple[Axis, ...], times: int, instance: Instance) -> tuple[list[int], float]:
+    def _term(
+        self, axes: tuple[Axis, ...], times: int, instance: Instance
+    ) -> tuple[list[int], float]:
         """A product over axes: its root rows, and the constant that makes it exact when unpruned."""
         space, rows, constant = self.analysis.space, [], float(times)
         for axis in axes:
@@ -262,7 +273,9 @@ class CostModel:
                 rows.append(row)
         return rows, constant
 
-    def products(self, figure: Literal["macs", "params", "size"]) -> tuple[Ints, NDArray[np.float64]]:
+    def products(
+        self, figure: Literal["macs", "params", "size"]
+    ) -> tuple[Ints, NDArray[np.float64]]:
         """Return a figure as a sum of products of lengths.
 
         Returns:
@@ -276,7 +289,9 @@ class CostModel:
         """Return kept lengths per root (and a trailing 1), for a mask over positions."""
         if removed is None:
             return self.full.copy()
-        return self.full - np.append(np.bincount(self.row_of[removed], minlength=len(self.roots))[: len(self.roots)], 0)
+        return self.full - np.append(
+            np.bincount(self.row_of[removed], minlength=len(self.roots))[: len(self.roots)], 0
+        )
 
     def macs(self, lengths: NDArray[np.float64]) -> float:
         """Multiply-accumulates of one sample."""

@@ -23,7 +23,9 @@ def close_units(count: int, stays: Bools, grids: list[Grid]) -> tuple[Ints, Ints
             involved[ids] = True
     simple = np.flatnonzero(~involved & ~stays)
     closures = _Closures(count, stays, grids).all() if grids else []
-    sizes = np.concatenate([np.ones(len(simple), np.int64), [len(c) for c in closures]]).astype(np.int64)
+    sizes = np.concatenate([np.ones(len(simple), np.int64), [len(c) for c in closures]]).astype(
+        np.int64
+    )
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     members = np.concatenate([simple, *closures]).astype(np.int64)
     return starts, members

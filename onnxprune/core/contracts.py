@@ -52,7 +52,9 @@ class Evidence:
             OnnxPruneError: if no samples were given.
         """
         if self.statistics is None:
-            raise OnnxPruneError("this criterion needs sample inputs: give --data, or choose l1, l2, fpgm or random")
+            raise OnnxPruneError(
+                "this criterion needs sample inputs: give --data, or choose l1, l2, fpgm or random"
+            )
         return self.statistics
 
 
@@ -133,7 +135,9 @@ class Samples:
     batch: int | None = None
     notes: tuple[str, ...] = ()
 
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(
+        self, size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[dict[str, Array]]:
         """Yield consecutive batches of at most `size` samples, or of exactly `batch` where fixed."""
         end = self.count if stop is None else min(stop, self.count)
         step = self.batch or size

@@ -100,7 +100,15 @@ class ShapeSource:
     lengths: tuple[int | None, ...]
 
 
-Fix = ShapeSource | LengthAttribute | ShapeOperand | LengthsOperand | Selection | Padding | FrozenAttribute
+Fix = (
+    ShapeSource
+    | LengthAttribute
+    | ShapeOperand
+    | LengthsOperand
+    | Selection
+    | Padding
+    | FrozenAttribute
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -77,9 +77,14 @@ class Weight:
         return proto
 
 
+def data_type_name(data_type: int) -> str:
+    """Return the name of an ONNX element type: FLOAT, INT64, ..."""
+    return str(TensorProto.DataType.Name(data_type))  # type: ignore[arg-type]
+
+
 def bits_of(data_type: int) -> int:
     """Return bits per element of an ONNX element type (sub-byte types are packed)."""
-    name = TensorProto.DataType.Name(data_type)  # type: ignore[arg-type]
+    name = data_type_name(data_type)
     if name.endswith(("INT4", "FLOAT4E2M1")):
         return 4
     if name.endswith("INT2"):
@@ -91,10 +96,10 @@ def _map_external(proto: TensorProto, folder: Path | None) -> Array:
     """Memory-map an external tensor (location already checked to lie inside the model's folder)."""
     entry = {item.key: item.value for item in proto.external_data}
     dtype = helper.tensor_dtype_to_np_dtype(proto.data_type)
-    if folder is None or bits_of(proto.data_type) < 8:  # noqa: PLR2004
+    if folder is None or bits_of(proto.data_type) < 8:
         full = TensorProto()
         full.CopyFrom(proto)
-        from onnx.external_data_helper import load_external_data_for_tensor  # noqa: PLC0415
+        from onnx.external_data_helper import load_external_data_for_tensor
 
         load_external_data_for_tensor(full, str(folder))
         return numpy_helper.to_array(full)
@@ -166,7 +171,9 @@ class Graph:
             nodes.append(twin)
         shell = ModelProto()
         shell.CopyFrom(self.shell)
-        return Graph(shell, nodes, dict(self.weights), dict(self.origin), self.external, self.listed)
+        return Graph(
+            shell, nodes, dict(self.weights), dict(self.origin), self.external, self.listed
+        )
 
     @property
     def inputs(self) -> list[ValueInfoProto]:
@@ -181,7 +188,9 @@ class Graph:
     @cached_property
     def opsets(self) -> dict[str, int]:
         """Opset version by domain; the default domain is the empty string."""
-        return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in self.shell.opset_import}
+        return {
+            ("" if o.domain == "ai.onnx" else o.domain): o.version for o in self.shell.opset_import
+        }
 
     def consumers(self) -> dict[str, list[int]]:
         """Map each tensor to the indices of the nodes that read it (captures included)."""
@@ -213,10 +222,15 @@ class Graph:
             final = names.get(name, name)
             if final not in done:
                 done.add(final)
-                model.graph.initializer.append(encode(final, weight) if encode else weight.to_proto(final))
+                model.graph.initializer.append(
+                    encode(final, weight) if encode else weight.to_proto(final)
+                )
         _resize_listed_inputs(model, self.listed)
         listed = {v.name for v in model.graph.input}
-        if model.ir_version < _FREE_INITIALIZERS and not {t.name for t in model.graph.initializer} <= listed:
+        if (
+            model.ir_version < _FREE_INITIALIZERS
+            and not {t.name for t in model.graph.initializer} <= listed
+        ):
             model.ir_version = _FREE_INITIALIZERS
         return model
 
@@ -254,7 +268,9 @@ def merged_names(graph: Graph) -> dict[str, str]:
         array = graph.weights[name].array
         versions = finals.setdefault(origin, [])
         for final, other in versions:
-            if other is array or (other.shape == array.shape and other.tobytes() == array.tobytes()):
+            if other is array or (
+                other.shape == array.shape and other.tobytes() == array.tobytes()
+            ):
                 names[name] = final
                 break
         else:

@@ -73,7 +73,11 @@ def add_to_bias(graph: Graph, linear: Linear, values: Array) -> None:
 def _bias_behind(graph: Graph, node: NodeProto, outputs: int) -> str | None:
     """Return the vector that the only reader of the node adds to it, if it is one along the last axis."""
     readers = [n for n in graph.nodes if node.output[0] in n.input]
-    if len(readers) != 1 or readers[0].op_type != "Add" or node.output[0] in {v.name for v in graph.outputs}:
+    if (
+        len(readers) != 1
+        or readers[0].op_type != "Add"
+        or node.output[0] in {v.name for v in graph.outputs}
+    ):
         return None
     other = next((i for i in readers[0].input if i != node.output[0]), "")
     if other not in graph.weights or sum(other in n.input for n in graph.nodes) != 1:

@@ -15,9 +15,19 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from .declared import (
-    Contract, FrozenAttribute, LengthAttribute, LengthsOperand, Linear, Macs, Padding, Record,
-    Renorm, Selection, ShapeOperand, ShapeSource,
-)  # fmt: skip
+    Contract,
+    FrozenAttribute,
+    LengthAttribute,
+    LengthsOperand,
+    Linear,
+    Macs,
+    Padding,
+    Record,
+    Renorm,
+    Selection,
+    ShapeOperand,
+    ShapeSource,
+)
 from .errors import InternalError
 from .graph import Array, Graph
 from .positions import Axis, CouplingError, Declarations, Space
@@ -93,7 +103,7 @@ class NodeView:
         tensor, number = self.space.owners[axis.id]
         return self.shapes.a[tensor][number], self.shapes.b[tensor][number]
 
-    def attr(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - attributes are untyped
+    def attr(self, name: str, default: Any = None) -> Any:
         """Return an attribute's value."""
         return self._attributes.get(name, default)
 
@@ -143,7 +153,9 @@ class NodeView:
         """Declare that input `slot` is summed over its axis `number`."""
         self.record.contracts.append(Contract(slot, number, self.x(slot)[number]))
 
-    def renorm(self, slot: int, numbers: Sequence[int], kind: Literal["mean", "layer", "rms"]) -> None:
+    def renorm(
+        self, slot: int, numbers: Sequence[int], kind: Literal["mean", "layer", "rms"]
+    ) -> None:
         """Declare statistics over axes of input `slot` (removal renormalises, is not zeroing)."""
         axes = tuple(self.x(slot)[i] for i in numbers)
         self.said.renorms.extend(axes)
@@ -179,7 +191,9 @@ class NodeView:
         """Declare that attribute `name` or input `slot` lists the lengths of `axes`."""
         self.record.fixes.append(LengthsOperand(slot, name, tuple(axes)))
 
-    def selects(self, number: int, source: Axis, target: Axis, index: Sequence[int] | Array) -> None:
+    def selects(
+        self, number: int, source: Axis, target: Axis, index: Sequence[int] | Array
+    ) -> None:
         """Declare target[i] = source[index[i]] along axis `number` of input 0."""
         picked = np.asarray(index, np.int32)
         self.couple(source.at(picked), target)
@@ -201,7 +215,7 @@ class NodeView:
         """Declare the node's multiply-accumulates as a product of lengths."""
         self.record.macs.append(Macs(tuple(axes), times))
 
-    def linear(self, **fields: Any) -> None:  # noqa: ANN401 - the fields of Linear
+    def linear(self, **fields: Any) -> None:
         """Declare that the node is a linear operator with a constant weight (it can be refitted)."""
         self.record.linear = Linear(node=self.record.index, **fields)
 
@@ -268,7 +282,9 @@ class RuleTable:
                 used = tuple(e for e in examples if re.search(rf"= {op_type}[<(]", e.text))
                 rules = self._rules.setdefault((domain, op_type), [])
                 if any(r.since == since for r in rules):
-                    raise InternalError(f"op rule '{domain}:{op_type}' since {since} is registered twice")
+                    raise InternalError(
+                        f"op rule '{domain}:{op_type}' since {since} is registered twice"
+                    )
                 rules.append(OpRule(op_type, domain, since, function, used))
                 rules.sort(key=lambda r: -r.since)
             return function

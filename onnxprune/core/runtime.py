@@ -79,7 +79,9 @@ class Session:
         # spinning after a run slow the next session down, by a third on a ResNet-50 and two cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        )
         options.enable_mem_pattern = plan_memory
         count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
         if count:
@@ -90,14 +92,20 @@ class Session:
         try:
             with _handed_over(model) as payload:
                 self._session = ort.InferenceSession(payload, options, providers=providers)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises many types, all say why
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"onnxruntime {ort.__version__} cannot load the model: {reason}") from error
+        except Exception as error:
+            reason = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            raise ModelError(
+                f"onnxruntime {ort.__version__} cannot load the model: {reason}"
+            ) from error
         self.provider: str = self._session.get_providers()[0]
         self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]:
         """Run once; returns outputs by name.
 
         Raises:
@@ -107,14 +115,16 @@ class Session:
         wanted = {name: feeds[name] for name in self.inputs if name in feeds}
         try:
             values = self._session.run(names, wanted)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises many types, all say why
+        except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"onnxruntime cannot run the model: {reason}") from error
         return dict(zip(names, values, strict=True))
 
 
 @contextmanager
-def _handed_over(model: ModelProto | Callable[[], ModelProto] | Path | str) -> Iterator[bytes | str]:
+def _handed_over(
+    model: ModelProto | Callable[[], ModelProto] | Path | str,
+) -> Iterator[bytes | str]:
     """Give the model as onnxruntime reads it: small ones as bytes, large ones as a file."""
     if isinstance(model, (Path, str)):
         yield str(model)

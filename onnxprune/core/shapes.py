@@ -30,9 +30,16 @@ _IMAGES = ((64, 96), (128, 160), (224, 256), (320, 384), (640, 736))
 _VALUE_LIMIT = 1 << 22  # elements; larger results are not folded
 _VIEW_LIMIT = 1024  # elements; larger weights behind a view stay tied to their source
 _NEVER_FOLDED = {
-    "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear",
-    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial",
-}  # fmt: skip
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
 _VIEWS = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
 
@@ -96,7 +103,7 @@ def input_shape(value: onnx.ValueInfoProto, sizes: tuple[int, int, int]) -> Shap
         if dim.HasField("dim_value") and dim.dim_value > 0:
             shape.append(int(dim.dim_value))
         else:
-            shape.append(batch if axis == 0 else image if rank >= 4 else sequence)  # noqa: PLR2004
+            shape.append(batch if axis == 0 else image if rank >= 4 else sequence)
     return tuple(shape)
 
 
@@ -182,9 +189,15 @@ class _Run:
         if not all(i in self.state.dtypes for i in node.input if i):
             return {}
         types = {i: self._type(i) for i in node.input if i}
-        data = {i: numpy_helper.from_array(v, i) for i in node.input if (v := self._small(i)) is not None}
+        data = {
+            i: numpy_helper.from_array(v, i)
+            for i in node.input
+            if (v := self._small(i)) is not None
+        }
         try:
-            found = shape_inference.infer_node_outputs(schema, node, types, data, None, self.imports, self.ir)
+            found = shape_inference.infer_node_outputs(
+                schema, node, types, data, None, self.imports, self.ir
+            )
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
             log.debug("no shape for %s '%s': %s", node.op_type, node.name, error)
             return {}
@@ -244,7 +257,9 @@ def _as_function(node: NodeProto, imports: list[onnx.OperatorSetIdProto]) -> onn
     """Wrap a node in a model, so that it is evaluated under the file's opset."""
     inputs = [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(node.input) if n]
     outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
-    return helper.make_model(helper.make_graph([node], "fold", inputs, outputs), opset_imports=imports)
+    return helper.make_model(
+        helper.make_graph([node], "fold", inputs, outputs), opset_imports=imports
+    )
 
 
 def _read_type(proto: TypeProto) -> tuple[Shape | None, int]:
@@ -272,9 +287,10 @@ def fold(graph: Graph, shapes: Shapes) -> Graph:
     result = graph.copy()
     before = _reads(graph.nodes)
     result.nodes = [
-        node for node in result.nodes
+        node
+        for node in result.nodes
         if not all(n in shapes.frozen and n not in outputs for n in node.output if n)
-    ]  # fmt: skip
+    ]
     after = _reads(result.nodes)
     made = {name for node in result.nodes for name in node.output}
     for name in sorted(after & shapes.frozen.keys() - made):

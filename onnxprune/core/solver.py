@@ -116,7 +116,9 @@ class _Solver:
         guard = np.full(count, _NEVER, np.int32)
         np.minimum.at(guard, self.component, self.guard)
         stays = guard < _NEVER
-        live = [(self.component[f.cells], [self.component[g] for g in f.factors]) for f in self.factors]
+        live = [
+            (self.component[f.cells], [self.component[g] for g in f.factors]) for f in self.factors
+        ]
         starts, members = close_units(count, stays, live)
         self.reasons = list(self._reason_ids)
         return Solution(
@@ -159,7 +161,9 @@ class _Solver:
             left = np.concatenate([p[0].ravel() for p in self.pairs])
             right = np.concatenate([p[1].ravel() for p in self.pairs])
             self.pairs = [(left, right)]
-            links = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(self.total, self.total))
+            links = coo_array(
+                (np.ones(len(left), np.bool_), (left, right)), shape=(self.total, self.total)
+            )
             count, labels = connected_components(links, directed=False)
             self.component = labels.astype(np.int64)
         else:
@@ -205,7 +209,9 @@ class _Solver:
         for axis, ids in enumerate(factor.factors):
             others = tuple(i for i in range(rank) if i != axis)
             need = cells.min(axis=others)
-            if (need < self.guard[ids]).any() and ((self.guard[ids] == _NEVER) & (need < _NEVER)).any():
+            if (need < self.guard[ids]).any() and (
+                (self.guard[ids] == _NEVER) & (need < _NEVER)
+            ).any():
                 fresh = self.guard[ids] == _NEVER
                 self.guard[ids[fresh]] = need[fresh]
                 changed |= bool((need[fresh] < _NEVER).any())
@@ -230,7 +236,9 @@ class _Solver:
         shape = [factor.cells.shape[i] for i in live]
         cells = factor.cells.transpose(order).reshape(*shape, -1)
         if cells.shape[-1] > 1:
-            self.pairs.append((np.repeat(cells[..., :1], cells.shape[-1] - 1, -1).ravel(), cells[..., 1:].ravel()))
+            self.pairs.append(
+                (np.repeat(cells[..., :1], cells.shape[-1] - 1, -1).ravel(), cells[..., 1:].ravel())
+            )
         first = cells[..., 0]
         if not live:
             return None, cells.shape[-1] > 1

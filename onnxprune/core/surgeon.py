@@ -92,7 +92,8 @@ class Surgeon:
         used = {name for n in result.nodes for name in [*n.input, *captured_names(n)]}
         used |= {v.name for v in result.outputs}
         result.weights = {
-            name: w for name, w in self._graph.weights.items()
+            name: w
+            for name, w in self._graph.weights.items()
             if name in used or name not in self._read_before()
         }
         return result

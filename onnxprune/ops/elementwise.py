@@ -5,17 +5,79 @@ from __future__ import annotations
 from onnxprune.core.rules import Example, NodeView, op
 
 _UNARY = (
-    "Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish",
-    "Swish", "Gelu", "Mish", "Softplus", "Softsign", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs",
-    "Neg", "Ceil", "Floor", "Round", "Sign", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Asin", "Acos", "Atan",
-    "Asinh", "Acosh", "Atanh", "Not", "Identity", "Cast", "IsNaN", "IsInf", "Dropout", "Shrink", "BitwiseNot",
+    "Relu",
+    "LeakyRelu",
+    "ThresholdedRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Swish",
+    "Gelu",
+    "Mish",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+    "Erf",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Reciprocal",
+    "Abs",
+    "Neg",
+    "Ceil",
+    "Floor",
+    "Round",
+    "Sign",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Sinh",
+    "Cosh",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Asinh",
+    "Acosh",
+    "Atanh",
+    "Not",
+    "Identity",
+    "Cast",
+    "IsNaN",
+    "IsInf",
+    "Dropout",
+    "Shrink",
+    "BitwiseNot",
     "Clip",
-)  # fmt: skip
+)
 _BROADCAST = (
-    "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mean", "Sum", "Mod", "Where", "PRelu", "And", "Or",
-    "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "BitShift", "BitwiseAnd",
-    "BitwiseOr", "BitwiseXor",
-)  # fmt: skip
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Min",
+    "Max",
+    "Mean",
+    "Sum",
+    "Mod",
+    "Where",
+    "PRelu",
+    "And",
+    "Or",
+    "Xor",
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+)
 # Written out below: their domain is not the whole line, or their values are no floats.
 _BOUNDED = ("Asin", "Acos", "Atanh", "Tan", "Sinh", "Cosh", "Exp")
 _POSITIVE = ("Log", "Reciprocal", "Sqrt", "Acosh")
@@ -28,12 +90,20 @@ def _unary_examples() -> list[Example]:
     plain = [n for n in _UNARY if n not in _OTHERS]
     return [
         *(Example(f"{{y}} = {n}({{x}})", opsets=_YOUNG.get(n, (18, 21))) for n in plain),
-        *(Example(f"{{t1}} = Tanh({{x}})\n{{t2}} = Mul({{t1}}, {{f:0.9}})\n{{y}} = {n}({{t2}})") for n in _BOUNDED),
-        *(Example(f"{{t1}} = Abs({{x}})\n{{t2}} = Add({{t1}}, {{f:1.5}})\n{{y}} = {n}({{t2}})") for n in _POSITIVE),
+        *(
+            Example(f"{{t1}} = Tanh({{x}})\n{{t2}} = Mul({{t1}}, {{f:0.9}})\n{{y}} = {n}({{t2}})")
+            for n in _BOUNDED
+        ),
+        *(
+            Example(f"{{t1}} = Abs({{x}})\n{{t2}} = Add({{t1}}, {{f:1.5}})\n{{y}} = {n}({{t2}})")
+            for n in _POSITIVE
+        ),
         *(Example(f"{{t1}} = {n}({{x}})\n{{y}} = Where({{t1}}, {{x2}}, {{x}})") for n in _TESTS),
         Example("{y} = Cast<to=1>({x})"),
         Example("{t1} = Greater({x}, {f:0.1})\n{t2} = Not({t1})\n{y} = Where({t2}, {x}, {x2})"),
-        Example("{t1} = Mul({x}, {f:9.0})\n{t2} = Cast<to=6>({t1})\n{t3} = BitwiseNot({t2})\n{y} = Cast<to=1>({t3})"),
+        Example(
+            "{t1} = Mul({x}, {f:9.0})\n{t2} = Cast<to=6>({t1})\n{t3} = BitwiseNot({t2})\n{y} = Cast<to=1>({t3})"
+        ),
         Example("{y} = Relu({x})", rank=3),
         Example("{y} = Sigmoid({x})", rank=2),
     ]
@@ -46,7 +116,10 @@ def _comparison_examples() -> list[Example]:
     whole = "{t1} = Mul({x}, {f:9.0})\n{t2} = Cast<to=6>({t1})\n{t3} = Mul({x2}, {f:9.0})\n{t4} = Cast<to=6>({t3})\n"
     return [
         *(Example(f"{both}{{t3}} = {n}({{t1}}, {{t2}}){chosen}") for n in ("And", "Or", "Xor")),
-        *(Example(f"{signs}{{t3}} = {n}({{t1}}, {{t2}}){chosen}") for n in ("Equal", "LessOrEqual", "GreaterOrEqual")),
+        *(
+            Example(f"{signs}{{t3}} = {n}({{t1}}, {{t2}}){chosen}")
+            for n in ("Equal", "LessOrEqual", "GreaterOrEqual")
+        ),
         *(
             Example(f"{whole}{{t5}} = {n}({{t2}}, {{t4}})\n{{y}} = Cast<to=1>({{t5}})")
             for n in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
@@ -65,7 +138,10 @@ def unary(n: NodeView) -> None:
         n.same(n.x(0), y)
 
 
-@op("CastLike", examples=[Example("{y} = CastLike({x}, {f:[1.0]})"), Example("{y} = CastLike({x}, {x2})")])
+@op(
+    "CastLike",
+    examples=[Example("{y} = CastLike({x}, {f:[1.0]})"), Example("{y} = CastLike({x}, {x2})")],
+)
 def cast_like(n: NodeView) -> None:
     """y[i] = x[i] in the type of the second operand, whose positions do not matter."""
     n.same(n.x(0), n.y())
@@ -101,12 +177,16 @@ def cast_like(n: NodeView) -> None:
     ],
 )
 def broadcast(n: NodeView) -> None:
-    """y = f(a, b, ...) under broadcasting: axes of equal length are the same positions."""
+    """Y = f(a, b, ...) under broadcasting: axes of equal length are the same positions."""
     n.broadcast(n.xs(), n.y())
 
 
 @op(
-    "CumSum", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization",
+    "CumSum",
+    "Softmax",
+    "LogSoftmax",
+    "Hardmax",
+    "LpNormalization",
     examples=[
         Example("{y} = CumSum({x}, {i:2})"),
         Example("{y} = Softmax<axis=2>({x})"),
@@ -115,19 +195,19 @@ def broadcast(n: NodeView) -> None:
         Example("{t1} = Hardmax<axis=3>({x})\n{y} = Add({t1}, {x})"),
         Example("{y} = LpNormalization<axis=2, p=2>({x})"),
     ],
-)  # fmt: skip
+)
 def along_axis(n: NodeView) -> None:
-    """y mixes positions along one axis, which stays; the others pass through."""
+    """Y mixes positions along one axis, which stays; the others pass through."""
     n.same(n.x(0), n.y())
-    default = -1 if n.graph.opsets.get("", 1) >= 13 or n.proto.op_type == "LpNormalization" else 1  # noqa: PLR2004
+    default = -1 if n.graph.opsets.get("", 1) >= 13 or n.proto.op_type == "LpNormalization" else 1
     axes = n.attr_or_input("axis", 1)
     axis = (axes[0] if axes else default) % n.x(0).rank
-    flattened = n.proto.op_type.endswith("max") and n.graph.opsets.get("", 1) < 13  # noqa: PLR2004
+    flattened = n.proto.op_type.endswith("max") and n.graph.opsets.get("", 1) < 13
     n.protect(n.x(0)[axis:] if flattened else n.x(0)[axis])
 
 
 @op("Trilu", examples=[Example("{y} = Trilu<upper=0>({x})"), Example("{y} = Trilu({x}, {i:1})")])
 def trilu(n: NodeView) -> None:
-    """y keeps a triangle of the last two axes, which stay."""
+    """Y keeps a triangle of the last two axes, which stay."""
     n.same(n.x(0), n.y())
     n.protect(n.x(0)[-2:])

@@ -13,7 +13,9 @@ Pair = tuple[int, int]
 @op(
     "Transpose",
     examples=[
-        Example("{t1} = Transpose<perm=[0,2,3,1]>({x})\n{t2} = Relu({t1})\n{y} = Transpose<perm=[0,3,1,2]>({t2})"),
+        Example(
+            "{t1} = Transpose<perm=[0,2,3,1]>({x})\n{t2} = Relu({t1})\n{y} = Transpose<perm=[0,3,1,2]>({t2})"
+        ),
         Example("{y} = Transpose<perm=[0,1,3,2]>({x})"),
         Example("{t1} = Transpose({x})\n{t2} = Mul({t1}, {w:C,1})\n{y} = Transpose({t2})", rank=2),
     ],
@@ -26,23 +28,48 @@ def transpose(n: NodeView) -> None:
 
 
 @op(
-    "Squeeze", "Unsqueeze", "Flatten", "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Reshape",
     examples=[
         Example("{y} = Flatten({x})"),
         Example("{y} = Reshape({x}, {i:[0,-1]})"),
-        Example("{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Mul({t1}, {w:C/2,1,1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})", multiple=4),
-        Example("{t1} = Reshape({x}, {i:[0,C/2,2,H,W]})\n{t2} = Mul({t1}, {w:C/2,1,1,1})\n{y} = Reshape({t2}, {i:[0,-1,H,W]})", multiple=4),
-        Example("{t1} = Reshape({x}, {i:[0,0,2,C/2]})\n{t2} = Mul({t1}, {w:2,C/2})\n{y} = Reshape({t2}, {i:[0,0,-1]})", rank=3, multiple=4),
-        Example("{t1} = Reshape({x}, {i:[-1,C,H,W]})\n{t2} = Reshape({t1}, {i:[0,C,-1]})\n{y} = Transpose<perm=[0,2,1]>({t2})"),
-        Example("{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[-1]})\n{y} = Reshape({x}, {t3})"),
-        Example("{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[C/2,2,H,W]})\n"
-                "{t4} = Reshape({x}, {t3})\n{t5} = Mul({t4}, {w:C/2,2,1,1})\n{y} = Reshape({t5}, {t1})", multiple=4),
-        Example("{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Transpose<perm=[0,2,1,3,4]>({t1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})", multiple=4),
+        Example(
+            "{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Mul({t1}, {w:C/2,1,1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})",
+            multiple=4,
+        ),
+        Example(
+            "{t1} = Reshape({x}, {i:[0,C/2,2,H,W]})\n{t2} = Mul({t1}, {w:C/2,1,1,1})\n{y} = Reshape({t2}, {i:[0,-1,H,W]})",
+            multiple=4,
+        ),
+        Example(
+            "{t1} = Reshape({x}, {i:[0,0,2,C/2]})\n{t2} = Mul({t1}, {w:2,C/2})\n{y} = Reshape({t2}, {i:[0,0,-1]})",
+            rank=3,
+            multiple=4,
+        ),
+        Example(
+            "{t1} = Reshape({x}, {i:[-1,C,H,W]})\n{t2} = Reshape({t1}, {i:[0,C,-1]})\n{y} = Transpose<perm=[0,2,1]>({t2})"
+        ),
+        Example(
+            "{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[-1]})\n{y} = Reshape({x}, {t3})"
+        ),
+        Example(
+            "{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[C/2,2,H,W]})\n"
+            "{t4} = Reshape({x}, {t3})\n{t5} = Mul({t4}, {w:C/2,2,1,1})\n{y} = Reshape({t5}, {t1})",
+            multiple=4,
+        ),
+        Example(
+            "{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Transpose<perm=[0,2,1,3,4]>({t1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})",
+            multiple=4,
+        ),
         Example("{t1} = Unsqueeze({x}, {i:[2]})\n{t2} = Tanh({t1})\n{y} = Squeeze({t2}, {i:[2]})"),
         Example("{y} = Unsqueeze({x}, {i:[-1,2]})", rank=2),
-        Example("{t1} = GlobalAveragePool({x})\n{t2} = Squeeze({t1}, {i:[2,3]})\n{t3} = Mul({t2}, {w:C})\n{y} = Unsqueeze({t3}, {i:[2,3]})"),
+        Example(
+            "{t1} = GlobalAveragePool({x})\n{t2} = Squeeze({t1}, {i:[2,3]})\n{t3} = Mul({t2}, {w:C})\n{y} = Unsqueeze({t3}, {i:[2,3]})"
+        ),
     ],
-)  # fmt: skip
+)
 def reshape(n: NodeView) -> None:
     """Blocks of axes with equal products are refined to common factors; an axis is their product."""
     x, y = n.x(0), n.y()
@@ -96,11 +123,19 @@ def _refine(n: NodeView, left: list[Axis], right: list[Axis]) -> None:
     made: dict[int, Axis] = {}
     sides = [(axis, span) for side in (left, right) for axis, span in _spans(n, side)]
     for axis, (low, high) in sides:
-        inside = [k for k, (a, b) in enumerate(spans) if low[0] <= a[0] and low[1] <= a[1] and b[0] <= high[0] and b[1] <= high[1]]
+        inside = [
+            k
+            for k, (a, b) in enumerate(spans)
+            if low[0] <= a[0] and low[1] <= a[1] and b[0] <= high[0] and b[1] <= high[1]
+        ]
         if len(inside) == 1 and inside[0] not in made:
             made[inside[0]] = axis
     for axis, (low, high) in sides:
-        inside = [k for k, (a, b) in enumerate(spans) if low[0] <= a[0] and low[1] <= a[1] and b[0] <= high[0] and b[1] <= high[1]]
+        inside = [
+            k
+            for k, (a, b) in enumerate(spans)
+            if low[0] <= a[0] and low[1] <= a[1] and b[0] <= high[0] and b[1] <= high[1]
+        ]
         parts = []
         for k in reversed(inside):
             if k not in made:
@@ -129,7 +164,9 @@ def _spans(n: NodeView, side: list[Axis]) -> list[tuple[Axis, tuple[Pair, Pair]]
     examples=[
         Example("{t1} = GlobalAveragePool({x})\n{y} = Expand({t1}, {i:[1,1,H,W]})"),
         Example("{t1} = GlobalMaxPool({x})\n{y} = Expand({t1}, {i:[1,C,4,4]})"),
-        Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Expand({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"),
+        Example(
+            "{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Expand({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"
+        ),
         Example("{t1} = Shape({x})\n{t2} = Expand({w:C,1,1}, {t1})\n{y} = Mul({x}, {t2})"),
     ],
 )
@@ -144,7 +181,9 @@ def expand(n: NodeView) -> None:
     examples=[
         Example("{y} = Tile({x}, {i:[1,1,2,1]})"),
         Example("{y} = Tile({x}, {i:[1,2,1,1]})"),
-        Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Tile({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"),
+        Example(
+            "{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Tile({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"
+        ),
     ],
 )
 def tile(n: NodeView) -> None:
@@ -187,44 +226,58 @@ def depth_space(n: NodeView) -> None:
 @op(
     "Shape",
     examples=[
-        Example("{t1} = Shape({x})\n{t2} = Cast<to=1>({t1})\n{t3} = Gather({t2}, {i:1})\n{y} = Div({x}, {t3})"),
-        Example("{t1} = Shape<start=0, end=2>({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n"
-                "{t3} = Unsqueeze({t2}, {i:[2,3]})\n{y} = Add({x}, {t3})"),
+        Example(
+            "{t1} = Shape({x})\n{t2} = Cast<to=1>({t1})\n{t3} = Gather({t2}, {i:1})\n{y} = Div({x}, {t3})"
+        ),
+        Example(
+            "{t1} = Shape<start=0, end=2>({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n"
+            "{t3} = Unsqueeze({t2}, {i:[2,3]})\n{y} = Add({x}, {t3})"
+        ),
     ],
-)  # fmt: skip
+)
 def shape(n: NodeView) -> None:
-    """y lists the lengths of x, whose positions do not matter."""
+    """Y lists the lengths of x, whose positions do not matter."""
     x = n.x(0)
     n.reads_shape(x[slice(n.attr("start", 0), n.attr("end", x.rank))])
 
 
-@op("Size", examples=[
-    Example("{t1} = GlobalAveragePool({x})\n{t2} = Size({t1})\n{t3} = Cast<to=1>({t2})\n{y} = Div({x2}, {t3})"),
-])
+@op(
+    "Size",
+    examples=[
+        Example(
+            "{t1} = GlobalAveragePool({x})\n{t2} = Size({t1})\n{t3} = Cast<to=1>({t2})\n{y} = Div({x2}, {t3})"
+        ),
+    ],
+)
 def size(n: NodeView) -> None:
-    """y is the number of elements of x: every static axis of it stays."""
+    """Y is the number of elements of x: every static axis of it stays."""
     n.protect(n.x(0), "its length is counted by Size")
 
 
 @op(
     "ConstantOfShape",
     examples=[
-        Example("{t1} = Shape({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n{y} = Concat<axis=1>({x}, {t2})"),
+        Example(
+            "{t1} = Shape({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n{y} = Concat<axis=1>({x}, {t2})"
+        ),
     ],
 )
 def constant_of_shape(n: NodeView) -> None:
-    """y is filled with one value: its positions are free, its shape operand is mended."""
+    """Y is filled with one value: its positions are free, its shape operand is mended."""
     n.input_is_shape(0, list(n.y()))
 
 
 @op(
-    "Range", "NonZero",
+    "Range",
+    "NonZero",
     examples=[
-        Example("{t1} = Shape({x})\n{t2} = Gather({t1}, {i:0})\n{t3} = Range({i:0}, {t2}, {i:1})\n"
-                "{t4} = Cast<to=1>({t3})\n{t5} = Reshape({t4}, {i:[-1,1,1,1]})\n{y} = Mul({x}, {t5})"),
+        Example(
+            "{t1} = Shape({x})\n{t2} = Gather({t1}, {i:0})\n{t3} = Range({i:0}, {t2}, {i:1})\n"
+            "{t4} = Cast<to=1>({t3})\n{t5} = Reshape({t4}, {i:[-1,1,1,1]})\n{y} = Mul({x}, {t5})"
+        ),
     ],
-)  # fmt: skip
+)
 def data_dependent(n: NodeView) -> None:
-    """y is made of integers that steer other nodes, which stay."""
+    """Y is made of integers that steer other nodes, which stay."""
     for axes in [*n.xs(), *n.ys()]:
         n.protect(axes)

@@ -8,7 +8,9 @@ from onnxprune.core.positions import Axis
 from onnxprune.core.rules import Example, NodeView, RuleError, TensorAxes, op
 
 
-def _geometry(n: NodeView, x: TensorAxes, w: TensorAxes, y: TensorAxes) -> dict[str, tuple[int, ...]]:
+def _geometry(
+    n: NodeView, x: TensorAxes, w: TensorAxes, y: TensorAxes
+) -> dict[str, tuple[int, ...]]:
     """Return kernel, strides, dilations and explicit pads (auto_pad resolved) of a convolution."""
     rank = x.rank - 2
     kernel = tuple(axis.size for axis in w[2:])
@@ -18,7 +20,13 @@ def _geometry(n: NodeView, x: TensorAxes, w: TensorAxes, y: TensorAxes) -> dict[
     auto = n.attr("auto_pad", b"NOTSET").decode()
     if auto.startswith("SAME"):
         total = [
-            max(0, (y[i + 2].size - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - x[i + 2].size)
+            max(
+                0,
+                (y[i + 2].size - 1) * strides[i]
+                + (kernel[i] - 1) * dilations[i]
+                + 1
+                - x[i + 2].size,
+            )
             for i in range(rank)
         ]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
@@ -27,7 +35,7 @@ def _geometry(n: NodeView, x: TensorAxes, w: TensorAxes, y: TensorAxes) -> dict[
 
 
 def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
-    """flat = groups x inner; one group, or one channel a group, is plain coupling."""
+    """Flat = groups x inner; one group, or one channel a group, is plain coupling."""
     if groups.size == 1:
         n.couple(flat, inner)
     elif inner.size == 1:
@@ -45,7 +53,9 @@ def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
         Example("{y} = Conv<group=2>({x}, {w:12,C/2,1,1}, {b:12})", multiple=4),
         Example("{y} = Conv<group=C>({x}, {w:2C,1,1,1})"),
         Example('{y} = Conv<auto_pad="SAME_UPPER">({x}, {w:6,C,3,3}, {b:6})'),
-        Example("{y} = Conv<strides=[2,1], dilations=[1,2], pads=[1,2,1,2]>({x}, {w:8,C,3,3}, {b:8})"),
+        Example(
+            "{y} = Conv<strides=[2,1], dilations=[1,2], pads=[1,2,1,2]>({x}, {w:8,C,3,3}, {b:8})"
+        ),
         Example("{y} = Conv<group=C/2>({x}, {w:2C,2,1,1}, {b:2C})", multiple=4),
     ],
 )
@@ -71,9 +81,17 @@ def conv(n: NodeView) -> None:
     if w.name in n.graph.weights:
         bias = n.proto.input[2] if n.has(2) else None
         n.linear(
-            x=x.name, weight=w.name, bias=bias, y=y.name, x_axis=1, y_axis=1, weight_in=1, weight_out=0,
-            groups=count, **_geometry(n, x, w, y),
-        )  # fmt: skip
+            x=x.name,
+            weight=w.name,
+            bias=bias,
+            y=y.name,
+            x_axis=1,
+            y_axis=1,
+            weight_in=1,
+            weight_out=0,
+            groups=count,
+            **_geometry(n, x, w, y),
+        )
 
 
 @op(
@@ -111,7 +129,9 @@ def conv_transpose(n: NodeView) -> None:
         Example("{y} = Gemm<transB=1>({x}, {w:12,C}, {b:12})", rank=2),
         Example("{y} = Gemm({x}, {w:C,9})", rank=2),
         Example("{y} = Gemm<alpha=0.5, beta=2.0>({x}, {w:C,8}, {b:8})", rank=2),
-        Example("{t1} = Transpose({x})\n{y} = Gemm<transA=1, transB=1>({t1}, {w:7,C}, {b:1,7})", rank=2),
+        Example(
+            "{t1} = Transpose({x})\n{y} = Gemm<transA=1, transB=1>({t1}, {w:7,C}, {b:1,7})", rank=2
+        ),
         Example("{y} = Gemm({x}, {w:C,6}, {f:0.3})", rank=2),
     ],
 )
@@ -131,9 +151,15 @@ def gemm(n: NodeView) -> None:
     bias = n.x(2) if n.has(2) else None
     if b.name in n.graph.weights and plain and (bias is None or bias.rank == 1):
         n.linear(
-            x=a.name, weight=b.name, bias=bias.name if bias is not None else None, y=y.name,
-            x_axis=sum_a, y_axis=1, weight_in=sum_b, weight_out=1 - sum_b,
-        )  # fmt: skip
+            x=a.name,
+            weight=b.name,
+            bias=bias.name if bias is not None else None,
+            y=y.name,
+            x_axis=sum_a,
+            y_axis=1,
+            weight_in=sum_b,
+            weight_out=1 - sum_b,
+        )
 
 
 @op(
@@ -141,14 +167,27 @@ def gemm(n: NodeView) -> None:
     examples=[
         Example("{y} = MatMul({x}, {w:C,10})", rank=2),
         Example("{t1} = MatMul({x}, {w:C,2C})\n{y} = Add({t1}, {b:2C})", rank=3),
-        Example("{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({x}, {t1})\n{y} = MatMul({t2}, {x})", rank=3),
-        Example("{t1} = MatMul({x}, {w:C})\n{t2} = Unsqueeze({t1}, {i:[2]})\n{y} = Mul({x}, {t2})", rank=3),
-        Example("{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({w:6,C}, {t1})\n{y} = Transpose<perm=[0,2,1]>({t2})", rank=3),
+        Example(
+            "{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({x}, {t1})\n{y} = MatMul({t2}, {x})",
+            rank=3,
+        ),
+        Example(
+            "{t1} = MatMul({x}, {w:C})\n{t2} = Unsqueeze({t1}, {i:[2]})\n{y} = Mul({x}, {t2})",
+            rank=3,
+        ),
+        Example(
+            "{t1} = Transpose<perm=[0,2,1]>({x})\n{t2} = MatMul({w:6,C}, {t1})\n{y} = Transpose<perm=[0,2,1]>({t2})",
+            rank=3,
+        ),
         Example("{t1} = Transpose<perm=[0,1,3,2]>({x})\n{y} = MatMul({x}, {t1})"),
-        Example("{t1} = MatMul({x}, {w:C,C})\n{t2} = Reshape({t1}, {i:[0,0,2,C/2]})\n{t3} = Transpose<perm=[0,2,1,3]>({t2})\n"
-                "{t4} = MatMul({x}, {w:C,C})\n{t5} = Reshape({t4}, {i:[0,0,2,C/2]})\n{t6} = Transpose<perm=[0,2,3,1]>({t5})\n"
-                "{t7} = MatMul({t3}, {t6})\n{t8} = Softmax({t7})\n{t9} = MatMul({t8}, {t3})\n"
-                "{t10} = Transpose<perm=[0,2,1,3]>({t9})\n{y} = Reshape({t10}, {i:[0,0,C]})", rank=3, multiple=4),
+        Example(
+            "{t1} = MatMul({x}, {w:C,C})\n{t2} = Reshape({t1}, {i:[0,0,2,C/2]})\n{t3} = Transpose<perm=[0,2,1,3]>({t2})\n"
+            "{t4} = MatMul({x}, {w:C,C})\n{t5} = Reshape({t4}, {i:[0,0,2,C/2]})\n{t6} = Transpose<perm=[0,2,3,1]>({t5})\n"
+            "{t7} = MatMul({t3}, {t6})\n{t8} = Softmax({t7})\n{t9} = MatMul({t8}, {t3})\n"
+            "{t10} = Transpose<perm=[0,2,1,3]>({t9})\n{y} = Reshape({t10}, {i:[0,0,C]})",
+            rank=3,
+            multiple=4,
+        ),
     ],
 )
 def matmul(n: NodeView) -> None:
@@ -170,8 +209,15 @@ def matmul(n: NodeView) -> None:
     batch = TensorAxes(out)
     n.broadcast([TensorAxes(a[:-2]), TensorAxes(b[:-2])], batch)
     n.macs(*y, a[-1])
-    if b.name in n.graph.weights and b.rank == 2:  # noqa: PLR2004
+    if b.name in n.graph.weights and b.rank == 2:
         n.linear(
-            x=a.name, weight=b.name, bias=None, y=y.name, x_axis=a.rank - 1, y_axis=y.rank - 1,
-            weight_in=0, weight_out=1, bias_slot=None,
-        )  # fmt: skip
+            x=a.name,
+            weight=b.name,
+            bias=None,
+            y=y.name,
+            x_axis=a.rank - 1,
+            y_axis=y.rank - 1,
+            weight_in=0,
+            weight_out=1,
+            bias_slot=None,
+        )

@@ -44,7 +44,7 @@ def instance_norm(n: NodeView) -> None:
     ],
 )
 def layer_norm(n: NodeView) -> None:
-    """y is normalised over the last axes: removal there renormalises."""
+    """Y is normalised over the last axes: removal there renormalises."""
     x = n.x(0)
     axis = int(n.attr("axis", -1)) % x.rank
     n.same(x, n.y())
@@ -56,11 +56,12 @@ def layer_norm(n: NodeView) -> None:
 
 
 @op(
-    "RMSNormalization", since=23,
+    "RMSNormalization",
+    since=23,
     examples=[Example("{y} = RMSNormalization<epsilon=0.1>({x}, {s:C})", rank=3, opsets=(23, 24))],
-)  # fmt: skip
+)
 def rms_norm(n: NodeView) -> None:
-    """y is x over its root mean square on the last axes: removal there renormalises."""
+    """Y is x over its root mean square on the last axes: removal there renormalises."""
     x = n.x(0)
     axis = int(n.attr("axis", -1)) % x.rank
     n.same(x, n.y())
@@ -70,7 +71,7 @@ def rms_norm(n: NodeView) -> None:
 
 @op("LRN", examples=[Example("{t1} = LRN<size=3, alpha=0.5>({x})\n{y} = Mul({t1}, {x2})")])
 def local_response(n: NodeView) -> None:
-    """y mixes neighbouring channels, which stay."""
+    """Y mixes neighbouring channels, which stay."""
     n.same(n.x(0), n.y())
     n.protect(n.x(0)[1])
 
@@ -78,8 +79,14 @@ def local_response(n: NodeView) -> None:
 @op(
     "GroupNormalization",
     examples=[
-        Example("{y} = GroupNormalization<num_groups=C/2>({x}, {s:C/2}, {b:C/2})", multiple=4, opsets=(18,)),
-        Example("{y} = GroupNormalization<num_groups=C/2>({x}, {s:C}, {b:C})", multiple=4, opsets=(21,)),
+        Example(
+            "{y} = GroupNormalization<num_groups=C/2>({x}, {s:C/2}, {b:C/2})",
+            multiple=4,
+            opsets=(18,),
+        ),
+        Example(
+            "{y} = GroupNormalization<num_groups=C/2>({x}, {s:C}, {b:C})", multiple=4, opsets=(21,)
+        ),
     ],
 )
 def group_norm(n: NodeView) -> None:

@@ -6,7 +6,12 @@ from onnxprune.core.rules import Example, NodeView, op
 
 
 @op(
-    "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
+    "MaxPool",
+    "AveragePool",
+    "LpPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GlobalLpPool",
     examples=[
         Example("{y} = MaxPool<kernel_shape=[2,2], strides=[1,1]>({x})"),
         Example("{y} = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>({x})"),
@@ -15,7 +20,7 @@ from onnxprune.core.rules import Example, NodeView, op
         Example("{y} = LpPool<kernel_shape=[2,2]>({x})"),
         Example("{t1} = GlobalLpPool({x})\n{y} = Mul({x}, {t1})"),
     ],
-)  # fmt: skip
+)
 def pool(n: NodeView) -> None:
     """y[n,c] pools x[n,c] over space, which stays."""
     for y in n.ys():
@@ -24,8 +29,18 @@ def pool(n: NodeView) -> None:
 
 
 @op(
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-    "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ArgMax",
+    "ArgMin",
     examples=[
         Example("{y} = ReduceMean<keepdims=0>({x}, {i:[2,3]})"),
         Example("{y} = ReduceSum<keepdims=1>({x}, {i:[2]})"),
@@ -47,9 +62,9 @@ def pool(n: NodeView) -> None:
         Example("{t1} = ArgMax<axis=2>({x})\n{t2} = Cast<to=1>({t1})\n{y} = Add({x}, {t2})"),
         Example("{t1} = ArgMin<axis=3>({x})\n{t2} = Cast<to=1>({t1})\n{y} = Add({x}, {t2})"),
     ],
-)  # fmt: skip
+)
 def reduce(n: NodeView) -> None:
-    """y sums (contract), averages (renormalise) or compares (stays) along the reduced axes."""
+    """Y sums (contract), averages (renormalise) or compares (stays) along the reduced axes."""
     x, y, kind = n.x(0), n.y(), n.proto.op_type
     given = n.attr_or_input("axis" if kind.startswith("Arg") else "axes", 1)
     if given is None and kind.startswith("Arg"):
@@ -70,13 +85,14 @@ def reduce(n: NodeView) -> None:
 
 
 @op(
-    "Resize", "Upsample",
+    "Resize",
+    "Upsample",
     examples=[
         Example('{y} = Resize<mode="nearest">({x}, , {f:[1.0,1.0,2.0,2.0]})'),
         Example('{y} = Resize<mode="linear", axes=[1,2,3]>({x}, , , {i:[C,10,6]})'),
         Example('{y} = Upsample<mode="nearest">({x}, {f:[1.0,1.0,2.0,2.0]})', opsets=(9,)),
     ],
-)  # fmt: skip
+)
 def resize(n: NodeView) -> None:
     """y[n,c] resamples x[n,c] over space, which stays; a sizes operand is a shape."""
     x, y = n.x(0), n.y()

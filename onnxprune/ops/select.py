@@ -17,7 +17,7 @@ from onnxprune.core.rules import Example, NodeView, RuleError, op
     ],
 )
 def concat(n: NodeView) -> None:
-    """y is the operands one after the other along one axis; the other axes are the same."""
+    """Y is the operands one after the other along one axis; the other axes are the same."""
     y = n.y()
     axis, start = int(n.attr("axis")) % y.rank, 0
     for x in n.xs():
@@ -34,11 +34,19 @@ def concat(n: NodeView) -> None:
 @op(
     "Split",
     examples=[
-        Example("{t1}, {t2} = Split<axis=1>({x}, {i:[C/2,C/2]})\n{t3} = Relu({t1})\n{y} = Mul({t3}, {t2})", multiple=2),
+        Example(
+            "{t1}, {t2} = Split<axis=1>({x}, {i:[C/2,C/2]})\n{t3} = Relu({t1})\n{y} = Mul({t3}, {t2})",
+            multiple=2,
+        ),
         Example("{t1}, {t2} = Split<axis=1>({x}, {i:[2,C-2]})\n{y} = Concat<axis=1>({t2}, {t1})"),
         Example("{y}, {t1} = Split<axis=1>({x}, {i:[3,C-3]})"),
-        Example("{t1}, {t2} = Split<axis=1, num_outputs=2>({x})\n{y} = Sub({t1}, {t2})", multiple=2),
-        Example("{t1}, {t2}, {t3} = Split<axis=-1>({x}, {i:[1,2,C-3]})\n{y} = Concat<axis=-1>({t3}, {t1})", rank=3),
+        Example(
+            "{t1}, {t2} = Split<axis=1, num_outputs=2>({x})\n{y} = Sub({t1}, {t2})", multiple=2
+        ),
+        Example(
+            "{t1}, {t2}, {t3} = Split<axis=-1>({x}, {i:[1,2,C-3]})\n{y} = Concat<axis=-1>({t3}, {t1})",
+            rank=3,
+        ),
     ],
 )
 def split(n: NodeView) -> None:
@@ -63,19 +71,25 @@ def split(n: NodeView) -> None:
         Example("{y} = Slice({x}, {i:[0,0]}, {i:[8,8]}, {i:[2,3]}, {i:[2,2]})"),
         Example("{y} = Slice({x}, {i:[1,0]}, {i:[9223372036854775807,W]}, {i:[1,3]}, {i:[2,2]})"),
         Example("{y} = Slice({x}, {i:[-2]}, {i:[0]}, {i:[-1]}, {i:[-1]})", rank=2),
-        Example("{t1} = Slice({x}, {i:[0]}, {i:[C/2]}, {i:[2]})\n{t2} = Slice({x}, {i:[C/2]}, {i:[C]}, {i:[2]})\n"
-                "{t3} = Neg({t2})\n{y} = Concat<axis=2>({t3}, {t1})", rank=3, multiple=4),
+        Example(
+            "{t1} = Slice({x}, {i:[0]}, {i:[C/2]}, {i:[2]})\n{t2} = Slice({x}, {i:[C/2]}, {i:[C]}, {i:[2]})\n"
+            "{t3} = Neg({t2})\n{y} = Concat<axis=2>({t3}, {t1})",
+            rank=3,
+            multiple=4,
+        ),
     ],
 )
 def slices(n: NodeView) -> None:
-    """y picks a regular run of positions along some axes."""
+    """Y picks a regular run of positions along some axes."""
     x, y = n.x(0), n.y()
     starts, ends = n.attr_or_input("starts", 1), n.attr_or_input("ends", 2)
     if starts is None or ends is None:
         raise RuleError("no starts or ends")
     axes = n.attr_or_input("axes", 3) or list(range(len(starts)))
     steps = n.attr_or_input("steps", 4) or [1] * len(starts)
-    chosen = {a % x.rank: slice(s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
+    chosen = {
+        a % x.rank: slice(s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)
+    }
     for i, (a, b) in enumerate(zip(x, y, strict=True)):
         if i not in chosen or (n.pair(a) == n.pair(b) and chosen[i].step == 1):
             n.couple(a, b)
@@ -98,13 +112,17 @@ def _positions(part: slice, size: int) -> np.ndarray:
         Example("{y} = Gather<axis=1>({x}, {i:[2,0,1]})"),
         Example("{y} = Gather<axis=1>({x}, {i:[0,1,1,2,0]})"),
         Example("{y} = Gather<axis=2>({x}, {i:[-1,0,1]})", rank=3),
-        Example("{t1} = Gather<axis=1>({x}, {i:1})\n{t2} = Unsqueeze({t1}, {i:[1]})\n{y} = Mul({x}, {t2})"),
-        Example("{t1} = Reshape({i:[0,1,2,0]}, {i:[2,2]})\n{t2} = Gather<axis=1>({x}, {t1})\n{y} = Reshape({t2}, {i:[0,4,H,W]})"),
+        Example(
+            "{t1} = Gather<axis=1>({x}, {i:1})\n{t2} = Unsqueeze({t1}, {i:[1]})\n{y} = Mul({x}, {t2})"
+        ),
+        Example(
+            "{t1} = Reshape({i:[0,1,2,0]}, {i:[2,2]})\n{t2} = Gather<axis=1>({x}, {t1})\n{y} = Reshape({t2}, {i:[0,4,H,W]})"
+        ),
         Example("{t1} = ArgMax<axis=1, keepdims=0>({x})\n{y} = Gather({w:C,6}, {t1})", rank=2),
     ],
 )
 def gather(n: NodeView) -> None:
-    """y picks positions of x by index: constant indices are a map, others read any position."""
+    """Y picks positions of x by index: constant indices are a map, others read any position."""
     x, index, y = n.x(0), n.x(1), n.y()
     axis, value = int(n.attr("axis", 0)) % x.rank, n.const(1)
     n.same([*x[:axis], *x[axis + 1 :]], [*y[:axis], *y[axis + index.rank :]])

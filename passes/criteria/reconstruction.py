@@ -89,7 +89,7 @@ class Reconstruction:
         floor = 0.0
         while len(left):
             rises = np.sum([r.rises(left) for r in readers], axis=0)
-            count = max(1, int(len(left) * self.step)) if len(group) > 64 else 1  # noqa: PLR2004
+            count = max(1, int(len(left) * self.step)) if len(group) > 64 else 1
             order = np.argsort(rises, kind="stable")[:count]
             # later eliminations never count as cheaper: the order of removal is the order of scores
             scores[left[order]] = np.maximum(np.maximum.accumulate(rises[order]), floor)
@@ -112,7 +112,12 @@ class Reconstruction:
             return None
         taps = int(np.prod(linear.kernel, dtype=np.int64))
         columns = (channels[:, :, None] * taps + np.arange(taps)).reshape(len(channels), -1)
-        return Elimination(weight, _inverse(moments, self.ridge), columns, _scale(weight, moments, reader, evidence))
+        return Elimination(
+            weight,
+            _inverse(moments, self.ridge),
+            columns,
+            _scale(weight, moments, reader, evidence),
+        )
 
     def _unrefitted(self, group: Group, evidence: Evidence) -> Floats:
         """Without second moments: squared norm of what consumers read, times input variance if known.
@@ -122,7 +127,10 @@ class Reconstruction:
         log.info("group '%s' is scored without refitting (no second moments)", group.name)
         members = [m for m in group.members if m.role == "consumes"] or list(group.members)
         variances = {
-            r.linear.weight: evidence.required().moments[r.linear.x, r.linear.x_axis].variance[r.index].mean(axis=1)
+            r.linear.weight: evidence.required()
+            .moments[r.linear.x, r.linear.x_axis]
+            .variance[r.index]
+            .mean(axis=1)
             for r in group.readers
         }
         total = np.zeros(len(group))
@@ -165,7 +173,9 @@ def _scale(weight: Floats, moments: SecondMoments, reader: Reader, evidence: Evi
     """Variance of the sum that the reader's output flows into; of the output itself otherwise."""
     own = float(np.einsum("gqp,gpr,gqr->", weight, moments.covariance, weight, optimize=True))
     target = evidence.analysis.sums.get(reader.linear.y)
-    known = None if target is None else evidence.required().moments.get((target, reader.linear.y_axis))
+    known = (
+        None if target is None else evidence.required().moments.get((target, reader.linear.y_axis))
+    )
     total = own if known is None else float(known.variance.sum())
     return max(total, np.finfo(float).tiny)
 

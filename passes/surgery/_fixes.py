@@ -10,9 +10,16 @@ from onnx import NodeProto, helper
 
 from onnxprune.core.analysis import Mask
 from onnxprune.core.declared import (
-    Fix, FrozenAttribute, LengthAttribute, LengthsOperand, Padding, Record, Selection, ShapeOperand,
+    Fix,
+    FrozenAttribute,
+    LengthAttribute,
+    LengthsOperand,
+    Padding,
+    Record,
+    Selection,
+    ShapeOperand,
     ShapeSource,
-)  # fmt: skip
+)
 from onnxprune.core.errors import InternalError
 from onnxprune.core.graph import Array, Graph, constant, unique_name
 from onnxprune.core.positions import Axis

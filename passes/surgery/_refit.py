@@ -38,7 +38,13 @@ class Normal:
     def empty(cls, groups: int, outputs: int, width: int) -> Normal:
         """Return equations without rows."""
         shape_x, shape_y = (groups, width), (groups, outputs)
-        return cls(0, np.zeros(shape_x), np.zeros(shape_y), np.zeros((*shape_x, width)), np.zeros((*shape_y, width)))
+        return cls(
+            0,
+            np.zeros(shape_x),
+            np.zeros(shape_y),
+            np.zeros((*shape_x, width)),
+            np.zeros((*shape_y, width)),
+        )
 
     def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
         """Fold rows in: x of shape (G, rows, p), y of shape (G, rows, q)."""
@@ -61,7 +67,7 @@ def refit(covariance: Floats, cross: Floats, old: Floats, ridge: float) -> Float
     """Return W of the module's formula, per group: shape (G, q, p)."""
     result = np.empty_like(old)
     width = covariance.shape[-1]
-    if len(covariance) > 8:  # many small systems (depthwise): one batched solve  # noqa: PLR2004
+    if len(covariance) > 8:  # many small systems (depthwise): one batched solve
         lam = ridge * np.trace(covariance, axis1=1, axis2=2) / width + 1e-12
         system = covariance + lam[:, None, None] * np.eye(width)
         delta: Floats = np.linalg.solve(system, (cross - old @ covariance).transpose(0, 2, 1))

@@ -19,7 +19,9 @@ from onnxprune.core.runtime import Session
 class Replay:
     """The state of one graph executed up to some cut, over a fixed set of samples."""
 
-    def __init__(self, graph: Graph, dtypes: Mapping[str, int], feeds: Mapping[str, Array], batch: int) -> None:
+    def __init__(
+        self, graph: Graph, dtypes: Mapping[str, int], feeds: Mapping[str, Array], batch: int
+    ) -> None:
         """Start before the first node.
 
         Args:
@@ -96,7 +98,11 @@ class Replay:
 
 def peak_bytes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the most bytes of live float32 activations per sample while `graph` runs in order."""
-    last = {name: i for i, node in enumerate(graph.nodes) for name in [*node.input, *captured_names(node)]}
+    last = {
+        name: i
+        for i, node in enumerate(graph.nodes)
+        for name in [*node.input, *captured_names(node)]
+    }
     live: dict[str, int] = {}
     peak = 0
     for i, node in enumerate(graph.nodes):

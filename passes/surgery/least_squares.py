@@ -53,9 +53,13 @@ class LeastSquaresRepair:
         covariance, mean = moments.covariance[block.groups], moments.mean[block.groups]
         cross = full @ covariance[:, :, block.columns]
         new = refit(covariance[:, block.columns[:, None], block.columns], cross, old, task.ridge)
-        shift = np.einsum("gqp,gp->gq", full, mean) - np.einsum("gqp,gp->gq", new, mean[:, block.columns])
+        shift = np.einsum("gqp,gp->gq", full, mean) - np.einsum(
+            "gqp,gp->gq", new, mean[:, block.columns]
+        )
         tensor = graph.weights[linear.weight]
-        graph.weights[linear.weight] = tensor.replace(weight_tensor(new, linear, tensor.array.dtype))
+        graph.weights[linear.weight] = tensor.replace(
+            weight_tensor(new, linear, tensor.array.dtype)
+        )
         add_to_bias(graph, linear, shift.ravel())
         return True
 

@@ -32,7 +32,9 @@ class MeanRepair:
         return graph
 
     @staticmethod
-    def correct(graph: Graph, linear: Linear, gone: Bools, task: RepairTask, statistics: Statistics) -> None:
+    def correct(
+        graph: Graph, linear: Linear, gone: Bools, task: RepairTask, statistics: Statistics
+    ) -> None:
         """Add the mean contribution of the inputs `gone` to one operator's bias, in place."""
         mean = statistics.moments[linear.x, linear.x_axis].mean
         weight = weight_matrices(task.evidence.weight(linear.weight), linear)

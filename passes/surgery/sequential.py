@@ -19,7 +19,13 @@ from onnxprune.core.contracts import REPAIRS, RepairTask, concatenate
 from onnxprune.core.declared import Linear
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Array, Graph
-from onnxprune.core.linear import add_to_bias, ensure_bias, weight_matrices, weight_tensor, write_bias
+from onnxprune.core.linear import (
+    add_to_bias,
+    ensure_bias,
+    weight_matrices,
+    weight_tensor,
+    write_bias,
+)
 from onnxprune.core.patches import outputs_at, patches, sample_keys, sample_positions
 from onnxprune.core.shapes import instantiate
 
@@ -46,7 +52,9 @@ class SequentialRepair:
             OnnxPruneError: if there are no samples.
         """
         if task.samples is None or task.samples.count == 0:
-            raise OnnxPruneError("sequential repair needs sample inputs: give --data, or --repair none")
+            raise OnnxPruneError(
+                "sequential repair needs sample inputs: give --data, or --repair none"
+            )
         return _Sweep(task).run()
 
 
@@ -94,11 +102,16 @@ class _Sweep:
     def _feeds(self) -> dict[str, Array]:
         """Read as many samples as fit the memory for activations."""
         samples = self.task.samples
-        assert samples is not None  # noqa: S101 - checked in apply
+        assert samples is not None
         each = 2 * peak_bytes(self.analysis.graph, self.analysis.shapes.a)
         count = max(min(samples.count, int(_MEMORY / max(each, 1))), 1)
         if count < samples.count:
-            log.warning("repair uses %d of %d samples (%.0f MB of activations each)", count, samples.count, each / 1e6)
+            log.warning(
+                "repair uses %d of %d samples (%.0f MB of activations each)",
+                count,
+                samples.count,
+                each / 1e6,
+            )
         return concatenate(samples.batches(_BATCH, 0, count))
 
     def _refit(self, linear: Linear, block: KeptBlock, waiting: set[int]) -> None:
@@ -120,7 +133,9 @@ class _Sweep:
                 target = target - outputs_at(other[part], linear, spots)
             equations.add(rows, by_group(target, len(block.groups)))
         new, bias = equations.solve(old, self.task.ridge)
-        self.graph.weights[linear.weight] = weight.replace(weight_tensor(new, shape, weight.array.dtype))
+        self.graph.weights[linear.weight] = weight.replace(
+            weight_tensor(new, shape, weight.array.dtype)
+        )
         # a node without a bias operand computes y before the Add that holds its bias
         settle = add_to_bias if linear.bias_slot is None else write_bias
         settle(self.graph, linear, bias.ravel())
@@ -134,7 +149,9 @@ class _Sweep:
         names = [name for name in node.input if name != linear.y]
         if linear.y not in node.input or len(names) != 1:
             return None
-        before = {o for i in self.repaired.pending_ancestors(names[0]) for o in self.graph.nodes[i].output}
+        before = {
+            o for i in self.repaired.pending_ancestors(names[0]) for o in self.graph.nodes[i].output
+        }
         blocked = any(self.analysis.graph.nodes[i].output[0] in before for i in waiting)
         return None if blocked or linear.y in before else self.repaired.value(names[0])
 
