@@ -23,10 +23,6 @@ from tests.networks import NETWORKS
 
 discover()
 
-DATA = (
-    Path(os.environ.get("ONNXPRUNE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-    / "onnx"
-)
 FILES = ("cifar10_tinycnn.onnx", "cifar10_sri_resnet_a.onnx")
 BY_POSITION = {"random"}  # draws by unit number: what the channels hold does not matter
 
