@@ -19,8 +19,16 @@ from .core.errors import ModelError, OnnxPruneError
 from .core.runtime import Session, installed_wheels, onnxruntime
 
 _PACKAGES = (
-    "onnx", "onnx-graphsurgeon", "numpy", "scipy", "ml_dtypes", "typer", "rich", "pydantic", "pillow",
-)  # fmt: skip
+    "onnx",
+    "onnx-graphsurgeon",
+    "numpy",
+    "scipy",
+    "ml_dtypes",
+    "typer",
+    "rich",
+    "pydantic",
+    "pillow",
+)
 _OPTIONAL = ("torch", "onnxscript", "safetensors")
 _REMOTE = {"AzureExecutionProvider"}  # calls a web service: nothing runs on this machine
 _CHOOSE = "`pip install onnxruntime`, or `pip install onnxruntime-gpu` with an NVIDIA GPU, not both"
@@ -70,25 +78,35 @@ class Report:
 
 def doctor() -> Report:
     """Look at this installation; takes a second or two, most of it the import of PyTorch."""
-    packages, wheels = {name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)}, installed_wheels()
-    problems = [
-        f"{name} is not installed: run `pip install {name}`" for name in _PACKAGES if packages[name] is None
-    ]
-    problems += _wheel_problems(wheels)
+    packages = {name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)}
+    missing = [name for name in _PACKAGES if packages[name] is None]
+    wheels = installed_wheels()
     providers, refused = _providers()
     torch, broken = _torch() if packages["torch"] else (None, [])
-    local = [p for p in providers if p.name not in _REMOTE and not p.works]
-    problems += refused + [f"{p.name} is offered but does not run: {_CAUSES}" for p in local] + broken
+    idle = [p.name for p in providers if not p.works and p.name not in _REMOTE]
+    problems = [
+        *(f"{name} is not installed: run `pip install {name}`" for name in missing),
+        *_wheel_problems(wheels),
+        *refused,
+        *(f"{name} is offered but does not run: {_CAUSES}" for name in idle),
+        *broken,
+    ]
     return Report(
         python=platform.python_version(),
         platform=platform.platform(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=_cores(),
         packages=packages,
         wheels=wheels,
         providers=tuple(providers),
         torch=torch,
         problems=tuple(problems),
     )
+
+
+def _cores() -> int:
+    """Processors this process may use; where the system cannot tell, all there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _version(name: str) -> str | None:
@@ -99,27 +117,24 @@ def _version(name: str) -> str | None:
 
 
 def _wheel_problems(wheels: dict[str, str]) -> list[str]:
-    """None of the wheels, or both: they own the same files, the last one installed has won."""
-    if not wheels:
-        return [f"onnxruntime is not installed: run {_CHOOSE}"]
-    if len(wheels) > 1:
-        names = " ".join(wheels)
-        return [
-            f"{' and '.join(wheels)} are both installed and overwrite each other: "
-            f"run `pip uninstall -y {names}`, then {_CHOOSE}"
-        ]
-    return []
+    """Two wheels own the same files: the last one installed has overwritten the other."""
+    if len(wheels) < 2:  # that there is none, `onnxruntime()` says
+        return []
+    return [
+        f"{' and '.join(wheels)} are installed together and overwrite each other: "
+        f"run `pip uninstall -y {' '.join(wheels)}`, then {_CHOOSE}"
+    ]
 
 
 def _providers() -> tuple[list[Provider], list[str]]:
     """Try every provider that onnxruntime offers; also what keeps us from asking it."""
     try:
         offered = onnxruntime().get_available_providers()
-    except OnnxPruneError:
-        return [], []  # not installed: said already
+    except OnnxPruneError as error:
+        return [], [str(error)]
     except AttributeError:  # one wheel was uninstalled and took the files of the other with it
         names = " ".join(installed_wheels()) or "onnxruntime"
-        return [], [f"onnxruntime is installed but empty: run `pip install --force-reinstall {names}`"]
+        return [], [f"onnxruntime is empty: run `pip install --force-reinstall {names}`"]
     return [_tried(name) for name in offered], []
 
 
@@ -143,7 +158,8 @@ def _tried(name: str) -> Provider:
 def _product() -> ModelProto:
     """Return the model y = x x."""
     return onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[2,2] x) => (float[2,2] y) { y = MatMul(x, x) }'
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "product (float[2,2] x) => (float[2,2] y) { y = MatMul(x, x) }"
     )
 
 
@@ -153,7 +169,7 @@ def _torch() -> tuple[Torch | None, list[str]]:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        return None, [f"PyTorch is installed but does not import ({reason}): reinstall it, or uninstall it"]
+        return None, [f"PyTorch does not import, reinstall or uninstall it: {reason}"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return Torch(str(torch.__version__), device), []
 
@@ -165,7 +181,9 @@ def render(report: Report) -> Group:
     machine.add_row("platform", report.platform)
     machine.add_row("cores", str(report.cores))
     if report.torch is not None:
-        machine.add_row("torch", f"{report.torch.version}, {report.torch.device or 'no CUDA device'}")
+        machine.add_row(
+            "torch", f"{report.torch.version}, {report.torch.device or 'no CUDA device'}"
+        )
     packages = Table("package", "version", title="packages")
     for name, version in {**report.packages, **report.wheels}.items():
         packages.add_row(name, version or "[yellow]not installed[/]")
@@ -173,5 +191,5 @@ def render(report: Report) -> Group:
     for provider in report.providers:
         works = "[green]yes[/]" if provider.works else "[yellow]no[/]"
         providers.add_row(provider.name, works, escape(provider.reason))
-    verdict = [f"[red]problem:[/] {escape(p)}" for p in report.problems] or ["[green]no problems[/]"]
-    return Group(machine, packages, providers, *verdict)
+    problems = [f"[red]problem:[/] {escape(problem)}" for problem in report.problems]
+    return Group(machine, packages, providers, *(problems or ["[green]no problems[/]"]))

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from .core.errors import ModelError, OnnxPruneError
 from .core.graph import Graph, Weight, bits_of
-from .core.runtime import Session, installed_wheels, onnxruntime
+from .core.runtime import Session, onnxruntime
 from .core.surgeon import Surgeon
 from .tensors import check_tensors, external_files
 
@@ -39,7 +39,7 @@ ALIGNMENT = 64  # bytes: a cache line, and what vector loads of a memory-mapped 
 
 _FOREIGN = {  # what people hand in instead, by (offset, first bytes)
     (0, b"version https://git-lfs"): "a git-lfs pointer: run `git lfs pull`",
-    (0, b"PK\x03\x04"): "a zip archive: unpack it, or export a PyTorch checkpoint with torch.onnx.export",
+    (0, b"PK\x03\x04"): "a zip archive: unpack it, or torch.onnx.export a PyTorch checkpoint",
     (0, b"\x80\x02"): "a Python pickle: export a PyTorch model with torch.onnx.export",
     (0, b"\x1f\x8b"): "a gzip archive: unpack it",
     (0, b"\x89HDF"): "an HDF5 file: convert a Keras model with tf2onnx",
@@ -68,19 +68,19 @@ def load(path: Path | str) -> Graph:
     try:
         Session(path, optimise=False)
     except ModelError as error:
-        raise ModelError(f"'{path}' is not a valid ONNX model: {complaint}: export it again") from error
+        raise ModelError(
+            f"'{path}' is no valid ONNX model, export it again: {complaint}"
+        ) from error
     log.warning("'%s' fails onnx's check but runs in onnxruntime: %s", path, complaint)
-    return Surgeon(graph).finish()  # the usual complaint is about order, which everybody else relies on
+    return Surgeon(graph).finish()  # the order of nodes, the usual complaint, matters to everybody
 
 
 def digest(path: Path | str) -> str:
-    """Return the SHA-256 of a model file, with that of its external files if it has any."""
+    """Return the SHA-256 of a model file that `load` accepted, external files included."""
     path = Path(path)
-    own = _hash(path)
-    others = external_files(_parse(path), path.parent)
-    if not others:
-        return own
-    return hashlib.sha256("".join([own, *(_hash(file) for file in others)]).encode()).hexdigest()
+    files = [path, *external_files(_parse(path), path.parent)]
+    hashes = [_hash(file) for file in files]
+    return hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _hash(path: Path) -> str:
@@ -94,7 +94,10 @@ def _parse(path: Path) -> ModelProto:
         with path.open("rb") as stream:
             head, size = stream.read(64), os.fstat(stream.fileno()).st_size
     except OSError as error:
-        raise ModelError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX file") from error
+        reason = error.strerror or error
+        raise ModelError(
+            f"cannot read '{path}': {reason}; give the path of an ONNX file"
+        ) from error
     if not size:
         raise ModelError(f"'{path}' is empty: export or download the model again")
     for (offset, signature), what in _FOREIGN.items():
@@ -102,13 +105,15 @@ def _parse(path: Path) -> ModelProto:
             raise ModelError(f"'{path}' is not an ONNX file but {what}")
     if size > MESSAGE_LIMIT:
         raise ModelError(
-            f"'{path}' has {size} bytes, and ONNX files end at {MESSAGE_LIMIT}: save the weights as external data"
+            f"'{path}' has {size} bytes, an ONNX file at most {MESSAGE_LIMIT}: "
+            "save it with its weights as external data"
         )
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise ModelError(
-            f"'{path}' ({size} bytes) is not an ONNX file, or a truncated one: export or download it again"
+            f"'{path}' ({size} bytes) is not an ONNX file, or a truncated one: "
+            "export or download it again"
         ) from error
     if not model.ir_version or not model.HasField("graph") or not model.graph.output:
         raise ModelError(
@@ -128,9 +133,7 @@ def _complaint(path: Path) -> str | None:
 
 
 def _refuse_too_new(model: ModelProto, path: Path) -> None:
-    """Ask onnxruntime itself: an empty model of the same versions shows its limits in its own words."""
-    if not installed_wheels():
-        return
+    """Ask onnxruntime itself: it tells its limits when an empty model of these versions fails."""
     probe = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     value = onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     probe.graph.CopyFrom(onnx.helper.make_graph([], "probe", [value], [value]))
@@ -152,7 +155,12 @@ def _refuse_too_new(model: ModelProto, path: Path) -> None:
 
 
 def save(
-    graph: Graph, path: Path | str, *, overwrite: bool = False, original: Path | str | None = None
+    graph: Graph,
+    path: Path | str,
+    *,
+    overwrite: bool = False,
+    original: Path | str | None = None,
+    beside: Mapping[Path, bytes] | None = None,
 ) -> tuple[Path, ...]:
     """Write a model, whole or not at all.
 
@@ -164,6 +172,7 @@ def save(
         path: where to.
         overwrite: allow `path` to be the input itself.
         original: the file the model was read from.
+        beside: other files that appear with the model or not at all (its plan).
 
     Returns:
         The files written, the model last.
@@ -177,10 +186,17 @@ def save(
     external = external and any(map(_goes_outside, graph.weights.values()))
     in_place = original is not None and _same(target, Path(original))
     if in_place and not overwrite:
-        raise OnnxPruneError(f"the output '{path}' is the input: choose another path, or give --overwrite")
+        raise OnnxPruneError(
+            f"the output '{path}' is the input: choose another path, or give --overwrite"
+        )
     if external and not in_place and any(_same(data, file) for file in _sources(graph)):
-        raise OnnxPruneError(f"'{data}' holds the weights of the input: choose another name than '{target.name}'")
+        raise OnnxPruneError(
+            f"'{data}' holds the weights of the input: choose another name than '{target.name}'"
+        )
     with Staged() as staged:
+        for other, content in (beside or {}).items():
+            with staged.open(other.resolve()) as stream:
+                stream.write(content)
         if external:
             with staged.open(data) as stream:
                 model = graph.to_model(_Stream(stream, data.name))
@@ -201,7 +217,8 @@ def _sources(graph: Graph) -> set[Path]:
     files = set()
     for weight in graph.weights.values():
         if weight.folder is not None and weight.proto.data_location == TensorProto.EXTERNAL:
-            files |= {weight.folder / e.value for e in weight.proto.external_data if e.key == "location"}
+            entries = weight.proto.external_data
+            files |= {weight.folder / entry.value for entry in entries if entry.key == "location"}
     return files
 
 
@@ -222,20 +239,20 @@ class _Stream:
             return weight.to_proto(name)
         self.stream.write(b"\0" * (-self.stream.tell() % ALIGNMENT))
         offset, length = self.stream.tell(), self._write(weight)
-        proto = TensorProto(
-            name=name, data_type=weight.proto.data_type, dims=weight.shape, doc_string=weight.proto.doc_string
-        )
+        proto = TensorProto(name=name, data_type=weight.proto.data_type, dims=weight.shape)
+        if weight.proto.doc_string:
+            proto.doc_string = weight.proto.doc_string
         proto.metadata_props.extend(weight.proto.metadata_props)
         proto.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self.location), ("offset", str(offset)), ("length", str(length))):
-            proto.external_data.add(key=key, value=value)
+        for key, value in {"location": self.location, "offset": offset, "length": length}.items():
+            proto.external_data.add(key=key, value=str(value))
         return proto
 
     def _write(self, weight: Weight) -> int:
         array = np.asarray(weight.array)
-        if bits_of(weight.proto.data_type) < 8:  # noqa: PLR2004 - packed, two or four to a byte
+        if bits_of(weight.proto.data_type) < 8:  # packed: two or four to a byte
             return self.stream.write(numpy_helper.from_array(array).raw_data)
-        return self.stream.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        return self.stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 class Staged:
@@ -253,10 +270,15 @@ class Staged:
     def open(self, target: Path) -> Iterator[BinaryIO]:
         """Open a temporary file for `target` in its folder; it is on the disk when closed."""
         if target.exists() and not target.is_file():
-            raise OnnxPruneError(f"cannot write '{target}': it is not a regular file; choose another path")
+            raise OnnxPruneError(
+                f"cannot write '{target}': not a regular file; choose another path"
+            )
         if not target.parent.is_dir():
-            raise OnnxPruneError(f"cannot write '{target}': there is no folder '{target.parent}'; create it first")
-        self.files[target] = temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+            raise OnnxPruneError(
+                f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
+            )
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        self.files[target] = temporary
         with temporary.open("xb") as stream:
             if target.exists():
                 shutil.copymode(target, temporary)
@@ -265,7 +287,10 @@ class Staged:
             os.fsync(stream.fileno())
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Rename on success; drop everything otherwise."""
         try:
@@ -296,7 +321,7 @@ class Staged:
             backup.unlink()
 
     def _keep(self, target: Path, temporary: Path, undo: ExitStack) -> list[Path]:
-        """Plan the way back from replacing `target`; returns the second name its old content got."""
+        """Plan the way back from replacing `target`; return the second name of its old content."""
         if not target.exists():
             undo.callback(target.unlink, missing_ok=True)
             return []

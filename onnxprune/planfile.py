@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ Ranges = tuple[tuple[int, int], ...]  # [start, stop), ascending, apart
 Settings = Mapping[str, JsonValue]
 
 FORMAT = 1
+INDEX_TYPES = frozenset({"INT32", "INT64", "BOOL", "STRING"})  # of shapes and indices, not weights
 _SIZE_LIMIT = 256 << 20  # bytes: a plan of the largest models with all its scores stays far below
 _DIGITS = 9  # what is beyond depends on the number of threads that summed
 _STRICT = ConfigDict(extra="forbid")
@@ -89,7 +91,7 @@ class PlannedTensor:
         shape: before.
         kept: per axis the kept positions; None for a whole axis.
         dtype: ONNX element type.
-        origin: name in the file, when one initializer is used several times and each use got its own.
+        origin: name in the file, when one initializer is used several times and each got a copy.
         site: "<output of the first node that reads it>:<slot>", to find it when exporters rename.
         parameter: the PyTorch parameter, when the exporter kept its name.
         module: the PyTorch module that reads it, when the exporter noted it.
@@ -109,9 +111,16 @@ class PlannedTensor:
             raise ValueError(f"kept has {len(self.kept)} axes, shape has {len(self.shape)}")
         for axis, (ranges, size) in enumerate(zip(self.kept, self.shape, strict=True)):
             edges = [edge for pair in ranges or () for edge in pair]
-            rising = all(a < b for a, b in zip(edges, edges[1:], strict=False))
-            if ranges is not None and not (edges and rising and edges[0] >= 0 and edges[-1] <= size):
+            rising = all(a < b for a, b in pairwise(edges))
+            if ranges is not None and not (
+                rising and min(edges, default=-1) >= 0 and edges[-1] <= size
+            ):
                 raise ValueError(f"axis {axis} of length {size} cannot keep these ranges")
+
+    @property
+    def is_index(self) -> bool:
+        """Tell whether it is a shape constant or index rather than a weight."""
+        return self.dtype in INDEX_TYPES
 
     @property
     def shape_after(self) -> tuple[int, ...]:
@@ -120,7 +129,7 @@ class PlannedTensor:
         return tuple(n if r is None else sum(b - a for a, b in r) for r, n in lengths)
 
     def positions(self, axis: int) -> Ints:
-        """Return the kept positions along `axis`, ascending: `weight.take(positions, axis)` prunes it."""
+        """Return the kept positions along `axis`: `weight.take(positions, axis)` prunes it."""
         ranges = self.kept[axis]
         if ranges is None:
             return np.arange(self.shape[axis])
@@ -211,19 +220,24 @@ def read_plan(path: Path | str) -> Plan:
     try:
         if (found := _HEADER.validate_json(text).format) != FORMAT:
             raise OnnxPruneError(
-                f"the plan '{path}' has format {found}, this onnxprune reads {FORMAT}: install the one that wrote it"
+                f"the plan '{path}' has format {found}, this onnxprune reads {FORMAT}: "
+                "install the onnxprune that wrote it"
             )
         return _PLAN.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise OnnxPruneError(f"'{path}' is not a plan of onnxprune: {where}: {first['msg']}"[:400]) from error
+        raise OnnxPruneError(
+            f"'{path}' is not a plan of onnxprune: {where}: {first['msg']}"[:400]
+        ) from error
 
 
 def to_json(plan: Plan) -> str:
     """Return the text of the plan file: the same plan always gives the same bytes."""
     value = _stable(dataclasses.asdict(plan))
-    return "{\n" + ",\n".join(f"{_line(key)}: {_block(value[key])}" for key in sorted(value)) + "\n}\n"
+    return (
+        "{\n" + ",\n".join(f"{_line(key)}: {_block(value[key])}" for key in sorted(value)) + "\n}\n"
+    )
 
 
 def _block(value: Any) -> str:

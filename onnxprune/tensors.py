@@ -85,9 +85,11 @@ def _check(tensor: TensorProto, path: Path) -> None:
     where = f"'{path}': tensor '{tensor.name}'"
     known = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
     if tensor.data_type not in known:
-        raise ModelError(f"{where} has the unknown element type {tensor.data_type}: export the model again")
+        raise ModelError(
+            f"{where} has the unknown element type {tensor.data_type}: export it again"
+        )
     if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"{where} has the negative size {list(tensor.dims)}: the file is damaged, export again")
+        raise ModelError(f"{where} has a negative size, {list(tensor.dims)}: export it again")
     count = math.prod(tensor.dims)  # Python integers: no overflow, however hostile the sizes
     if _is_external(tensor):
         _check_external(tensor, path, where, count)
@@ -95,8 +97,8 @@ def _check(tensor: TensorProto, path: Path) -> None:
     if tensor.HasField("raw_data"):
         unit, expected, found = "bytes", _packed(count, tensor.data_type), len(tensor.raw_data)
     else:
-        field = helper.tensor_dtype_to_field(tensor.data_type)
-        unit, expected, found = "values", _stored(count, tensor.data_type), len(getattr(tensor, field))
+        values = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
+        unit, expected, found = "values", _stored(count, tensor.data_type), len(values)
     if found != expected:
         raise ModelError(
             f"{where} of shape {list(tensor.dims)} holds {found} {unit}, expected {expected}: "
@@ -120,13 +122,17 @@ def _stored(count: int, data_type: int) -> int:
 def _check_external(tensor: TensorProto, path: Path, where: str, count: int) -> None:
     """Check that the bytes of an external tensor lie in a file inside the model's folder."""
     if tensor.data_type == TensorProto.STRING:
-        raise ModelError(f"{where} holds strings in an external file, which ONNX does not allow: export again")
+        raise ModelError(
+            f"{where} holds strings in an external file, which ONNX forbids: export it again"
+        )
     entries, needed = _entries(tensor), _packed(count, tensor.data_type)
     file = _inside(entries.get("location", ""), path.parent, where)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except ValueError as error:
-        raise ModelError(f"{where} has an offset or length that is no number: export the model again") from error
+        raise ModelError(
+            f"{where} has an offset or length that is no number: export it again"
+        ) from error
     if offset < 0 or length != needed:
         raise ModelError(
             f"{where} of shape {list(tensor.dims)} lies at offset {offset} with {length} bytes, "
@@ -146,18 +152,19 @@ def _inside(location: str, folder: Path, where: str) -> Path:
         ModelError: if it lies outside, is missing or is not a regular file.
     """
     windows, posix = PureWindowsPath(location), PurePosixPath(location)
-    if not location or windows.anchor or posix.is_absolute() or ".." in (*windows.parts, *posix.parts):
+    climbs = ".." in (*windows.parts, *posix.parts)
+    if not location or windows.anchor or posix.is_absolute() or climbs:
         raise ModelError(
-            f"{where} has its data in '{location}', expected a file inside the model's folder '{folder}': "
-            "put the data there and save the model with a relative location"
+            f"{where} has its data in '{location}', expected a file inside the model's folder "
+            f"'{folder}': put the data there and save the model with a relative location"
         )
     file = folder / location
     if not file.exists():
-        raise ModelError(f"{where} has its data in '{file}', which is missing: copy it there with the model")
+        raise ModelError(f"{where} has its data in '{file}', which is missing: copy it there, too")
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(
-            f"{where} has its data in '{file}', a link to '{file.resolve()}' outside the model's folder: "
-            "copy the data itself into the folder"
+            f"{where} has its data in '{file}', a link to '{file.resolve()}' outside the model's "
+            "folder: copy the data itself into the folder"
         )
     if not file.is_file():
         raise ModelError(f"{where} has its data in '{file}', which is not a regular file")

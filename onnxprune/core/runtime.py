@@ -41,7 +41,8 @@ def onnxruntime() -> ModuleType:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise OnnxPruneError(
-            "onnxruntime is not installed: run `pip install onnxprune[cpu]`, or `onnxprune[gpu]` with CUDA (not both)"
+            "onnxruntime is not installed: run `pip install onnxprune[cpu]`, "
+            "or `onnxprune[gpu]` with CUDA (not both)"
         ) from error
 
 

@@ -1,0 +1,151 @@
+"""Finds what a plan removes in the model at hand, and whether a model has the planned structure.
+
+A plan names kept positions of initializers, never unit numbers: units are found anew, so the plan
+also fits a newer checkpoint of the same graph, whose equal weights the exporter may have merged
+differently.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from .core.analysis import Analysis, Bools, Mask
+from .core.errors import OnnxPruneError
+from .core.graph import Graph
+from .normal import normalise
+from .planfile import Plan
+from .sites import by_site
+
+log = logging.getLogger(__name__)
+
+_NOT_FIT = (
+    "the plan does not fit this model: "
+    "use the model it was made for, or another checkpoint of the same graph"
+)
+
+
+def removed_units(mask: Mask) -> Bools:
+    """Return which units a mask removes: bool, shape (U,)."""
+    return _of_units(mask.analysis, mask.removed, every=True)
+
+
+def _of_units(analysis: Analysis, positions: Bools, *, every: bool) -> Bools:
+    """Return per unit whether every one (or any) of its components has such a position."""
+    solution = analysis.solution
+    if len(solution.starts) <= 1:
+        return np.zeros(0, np.bool_)
+    component = np.zeros(len(solution.stays), np.bool_)
+    component[solution.component[positions]] = True
+    reduce = np.logical_and if every else np.logical_or
+    result: Bools = reduce.reduceat(component[solution.members], solution.starts[:-1])
+    return result
+
+
+def mask_of(analysis: Analysis, plan: Plan, *, sha256: str | None = None) -> Mask:
+    """Find what a plan removes in this model: the model it was made for, or a newer checkpoint.
+
+    The units all of whose weight positions the plan removes are removed; their union must be the
+    plan's, position by position.
+
+    Args:
+        analysis: of the model at hand.
+        plan: what to remove.
+        sha256: of the model at hand; a warning is logged when the plan was made for another.
+
+    Raises:
+        OnnxPruneError: naming the first tensor and axis that do not fit.
+    """
+    if sha256 is not None and sha256 != plan.model.sha256:
+        log.warning("the plan was made for another file ('%s'): applied by name", plan.model.name)
+    names = _found(analysis.graph, plan)
+    removed, kept = _claims(analysis, plan, names)
+    gone = _of_units(analysis, removed, every=False) & ~_of_units(analysis, kept, every=False)
+    mask = analysis.mask(np.flatnonzero(gone))
+    _check_fit(mask, plan, names)
+    if emptied := mask.emptied():
+        tensor, axis = emptied[0]
+        raise OnnxPruneError(f"axis {axis} of '{tensor}' would keep nothing: {_NOT_FIT}")
+    return mask
+
+
+def _found(graph: Graph, plan: Plan) -> dict[str, str]:
+    """Map planned names to weights of `graph`, of the shapes planned."""
+    names = {}
+    for planned, name in _resolved(graph, plan).items():
+        if name is None:
+            raise OnnxPruneError(f"there is no weight '{planned}': {_NOT_FIT}")
+        expected, found = list(plan.tensors[planned].shape), list(graph.weights[name].shape)
+        if expected != found:
+            raise OnnxPruneError(f"'{name}' has shape {found}, planned {expected}: {_NOT_FIT}")
+        names[planned] = name
+    return names
+
+
+def _resolved(graph: Graph, plan: Plan) -> dict[str, str | None]:
+    """Find each planned tensor in a graph in normal form: by name, else by the node that reads it.
+
+    A copy that the normal form made per use has no name in the file: its reader goes first.
+    """
+    readers = by_site(graph)
+    result: dict[str, str | None] = {}
+    for name, tensor in plan.tensors.items():
+        own = name if name in graph.weights else None
+        read = readers.get(tensor.site)
+        result[name] = (own or read) if tensor.origin is None else (read or own)
+    return result
+
+
+def _claims(analysis: Analysis, plan: Plan, names: Mapping[str, str]) -> tuple[Bools, Bools]:
+    """Return which positions the plan removes and which it keeps: bool, shape (P,) each."""
+    solution = analysis.solution
+    removed, kept = np.zeros((2, len(solution.component)), np.bool_)
+    for planned, name in names.items():
+        tensor = plan.tensors[planned]
+        for axis in range(len(tensor.shape)):
+            number = analysis.space.find(name, axis)
+            ids = None if number is None else solution.positions(number)
+            if ids is not None:
+                stays = np.zeros(len(ids), np.bool_)
+                stays[tensor.positions(axis)] = True
+                kept[ids[stays]] = True
+                removed[ids[~stays]] = True
+    return removed, kept
+
+
+def _check_fit(mask: Mask, plan: Plan, names: Mapping[str, str]) -> None:
+    """Refuse a mask that keeps other positions than planned."""
+    for planned, name in names.items():
+        tensor = plan.tensors[planned]
+        for axis, size in enumerate(tensor.shape):
+            gone = mask.gone_at(name, axis)
+            found = np.arange(size) if gone is None else np.flatnonzero(~gone)
+            expected = tensor.positions(axis)
+            if not np.array_equal(found, expected):
+                raise OnnxPruneError(
+                    f"axis {axis} of '{name}' cannot keep just the {len(expected)} of {size} "
+                    f"positions planned, {len(found)} have to stay: {_NOT_FIT}"
+                )
+
+
+def verify_plan(graph: Graph, plan: Plan) -> list[str]:
+    """Say where a graph lacks the planned structure: one line per weight; none means that it fits.
+
+    Args:
+        graph: as read from a file, for example exported anew after training.
+        plan: what it should have kept.
+    """
+    normal, _ = normalise(graph)
+    problems = []
+    for planned, name in _resolved(normal, plan).items():
+        tensor = plan.tensors[planned]
+        expected = list(tensor.shape_after)
+        if tensor.is_index:
+            continue  # shape constants follow from the weights; exporters write them as they like
+        if name is None:
+            problems.append(f"weight '{planned}' of shape {expected} is missing")
+        elif (found := list(normal.weights[name].shape)) != expected:
+            problems.append(f"weight '{planned}' has shape {found}, planned {expected}")
+    return problems

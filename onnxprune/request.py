@@ -1,0 +1,130 @@
+"""What a user asks of `prune`: every option once, with its default, checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from .budget import Budget, Normalise, Options
+from .core.contracts import CRITERIA, REPAIRS, Batch, Criterion, Progress, Repair, Samples, silent
+from .core.errors import BudgetError, OnnxPruneError
+from .discover import discover
+
+Data = str | Path | Samples | Mapping[str, Any] | Iterable[Batch]
+
+_BUDGETS = ("macs", "params", "size", "ratio")
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneRequest:
+    """One prune, as asked for.
+
+    Attributes:
+        model: the ONNX file.
+        output: where the pruned file goes; None: beside the input, as `<name>.pruned.onnx`. The plan
+            goes beside it: `x.onnx` has `x.plan.json`.
+        data: sample inputs: a `--data` text, a mapping of arrays, an iterable of mappings, samples.
+        preprocess: image preprocessing, as the `--preprocess` text or a mapping.
+        labels: key of the data's labels, for accuracy.
+        samples: calibrate on at most so many; others are held out.
+        criterion: what scores the units; None: "reconstruction" with data, else "l2".
+        repair: how what is left is refitted; None: "sequential" with data, else "none".
+        macs, params, size, ratio: the budget, exactly one of them (see `Budget.parse`).
+        scope, normalise, round_to, keep, floor: how widths are chosen (see `Options`).
+        ridge: damping of the least-squares repair, relative to the mean variance of its inputs.
+        rows: output positions sampled per calibration sample and operator.
+        seed: of everything that is drawn.
+        plan: re-apply this plan file instead of choosing.
+        dry_run: write the plan only.
+        verify: prove before writing.
+        overwrite: allow `output` to be `model`.
+        provider: onnxruntime execution provider for calibration and latency.
+        progress: called as work goes on.
+    """
+
+    model: Path | str
+    output: Path | str | None = None
+    _: dataclasses.KW_ONLY
+    data: Data | None = None
+    preprocess: str | Mapping[str, Any] | None = None
+    labels: str | None = None
+    samples: int = 512
+    criterion: str | None = None
+    repair: str | None = None
+    macs: float | str | None = None
+    params: float | str | None = None
+    size: float | str | None = None
+    ratio: float | str | None = None
+    scope: Literal["uniform", "global"] = "global"
+    normalise: Normalise | None = None
+    round_to: int = 8
+    keep: tuple[str, ...] = ()
+    floor: float = 0.1
+    ridge: float = 1e-3
+    rows: int = 32
+    seed: int = 0
+    plan: Path | str | None = None
+    dry_run: bool = False
+    verify: bool = True
+    overwrite: bool = False
+    provider: str = "CPUExecutionProvider"
+    progress: Progress = dataclasses.field(default=silent, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, before any work.
+
+        Raises:
+            BudgetError: unless exactly one budget, or a plan, is given.
+            OnnxPruneError: for an unknown name or a number out of its range.
+        """
+        discover()
+        object.__setattr__(self, "keep", (self.keep,) if isinstance(self.keep, str) else tuple(self.keep))
+        for name, least in (("samples", 1), ("rows", 1), ("seed", 0), ("ridge", 0)):
+            value = getattr(self, name)
+            if not value >= least:
+                raise OnnxPruneError(f"--{name} {value}: expected at least {least}")
+        given = [name for name in _BUDGETS if getattr(self, name) is not None]
+        if self.plan is not None and (given or self.criterion):
+            raise BudgetError(f"--plan decides what goes: leave out --{(given or ['criterion'])[0]}")
+        if self.plan is None and len(given) != 1:
+            found = " and ".join(f"--{name}" for name in given) or "none"
+            raise BudgetError(f"expected one budget of --macs, --params, --size, --ratio, found {found}")
+        _ = self.budget, self.options, self.scoring, self.repairing
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget; None when a plan is given."""
+        for name in _BUDGETS:
+            if (value := getattr(self, name)) is not None:
+                return Budget.parse(name, value)
+        return None
+
+    @property
+    def options(self) -> Options:
+        """How widths are chosen."""
+        return Options(self.scope, self.round_to, self.floor, self.keep, self.normalise)
+
+    @property
+    def scoring(self) -> tuple[str, Criterion]:
+        """Name and object of the criterion."""
+        name = CRITERIA.normalise(self.criterion or ("l2" if self.data is None else "reconstruction"))
+        return name, CRITERIA[name]
+
+    @property
+    def repairing(self) -> tuple[str, Repair]:
+        """Name and object of the repair."""
+        name = REPAIRS.normalise(self.repair or ("none" if self.data is None else "sequential"))
+        return name, REPAIRS[name]
+
+    @property
+    def target(self) -> Path:
+        """Where the pruned file goes."""
+        source = Path(self.model)
+        return source.with_name(f"{source.stem}.pruned.onnx") if self.output is None else Path(self.output)
+
+    @property
+    def plan_target(self) -> Path:
+        """Where the plan goes."""
+        return self.target.with_name(f"{self.target.stem}.plan.json")
