@@ -28,9 +28,11 @@ def analyse(graph: Graph) -> Analysis:
     space = Space()
     records = [_record(normal, shapes, space, i) for i in range(len(normal.nodes))]
     _protect_faces(normal, shapes, space)
+    for axis in space.silent():
+        space.protected.setdefault(axis, "no rule speaks of it")
     solution = solve(space)
     groups = _Grouping(normal, space, solution, records).groups()
-    frozen = _frozen(normal, space, solution, records)
+    frozen = _frozen(space, solution, records)
     return Analysis(normal, shapes, space, solution, records, groups, frozen)
 
 
@@ -176,7 +178,7 @@ class _Grouping:
         return readers
 
 
-def _frozen(graph: Graph, space: Space, solution: Solution, records: list[Record]) -> list[Frozen]:
+def _frozen(space: Space, solution: Solution, records: list[Record]) -> list[Frozen]:
     """List the axes that linear operators write and that stay entirely, with the first reason."""
     result = []
     for record in records:

@@ -91,10 +91,10 @@ class _Closures:
             others = tuple(i for i in range(cells.ndim) if i != axis)
             forced.update(ids[gone.all(axis=others) & ~mark].tolist())
         if not forced and (gone & ~need).any():
-            forced.update(self._explain(cells, factors, gone & ~need, gone))
+            forced.update(self._explain(factors, gone & ~need, gone))
         return sorted(forced)
 
-    def _explain(self, cells: Ints, factors: list[Ints], loose: Bools, gone: Bools) -> list[int]:
+    def _explain(self, factors: list[Ints], loose: Bools, gone: Bools) -> list[int]:
         """Pick, for the first removed cell without a reason, the factor with fewest new cells."""
         spot = tuple(int(i[0]) for i in np.nonzero(loose))
         costs = []

@@ -87,6 +87,7 @@ class Space:
         self.protected: dict[int, str] = {}  # axis id -> reason (whole axes)
         self.protected_parts: list[tuple[Axis, str]] = []
         self.renorms: set[int] = set()
+        self._spoken: set[int] = set()
 
     def axis(self, tensor: str, number: int, size: int) -> Axis:
         """Return the axis `number` of `tensor`, created at first use."""
@@ -132,3 +133,9 @@ class Space:
                 self.protected_parts.append((axis, reason))
         self.factors.extend(said.factors)
         self.renorms.update(axis.id for axis in said.renorms)
+        self._spoken.update(axis.id for pair in said.couples for axis in pair)
+        self._spoken.update(axis.id for flat, parts in said.factors for axis in (flat, *parts))
+
+    def silent(self) -> list[int]:
+        """Return the axes of tensors that rules looked at and coupled with nothing: they must stay."""
+        return [a for a, (_, number) in enumerate(self.owners) if number >= 0 and a not in self._spoken]

@@ -84,7 +84,7 @@ def infer(graph: Graph, shape_functions: Mapping[tuple[str, str], ShapeFunction]
         a = instantiate(graph, shape_functions, sizes=(_BATCH[0], _SEQUENCE[0], first))
         b = instantiate(graph, shape_functions, sizes=(_BATCH[1], _SEQUENCE[1], second))
         if a is not None and b is not None:
-            return Shapes(a.shapes, b.shapes, a.dtypes, _agreed(graph, a, b))
+            return Shapes(a.shapes, b.shapes, a.dtypes, _agreed(a, b))
     raise ModelError(
         "shapes of the model become negative for every image size tried "
         f"({', '.join(str(s) for s, _ in _IMAGES)}): give the inputs fixed shapes"
@@ -271,7 +271,7 @@ def _read_type(proto: TypeProto) -> tuple[Shape | None, int]:
     return tuple(int(d.dim_value) for d in tensor.shape.dim), tensor.elem_type
 
 
-def _agreed(graph: Graph, a: Instance, b: Instance) -> dict[str, Array]:
+def _agreed(a: Instance, b: Instance) -> dict[str, Array]:
     """Return the computed values that are bit-equal in both instances."""
     agreed = {}
     for name, value in a.values.items():

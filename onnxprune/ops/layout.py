@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 from onnxprune.core.positions import Axis
@@ -113,13 +114,13 @@ def _refine(n: NodeView, left: list[Axis], right: list[Axis]) -> None:
         n.couple(left[0], right[0])
         return
     cuts = sorted({c for side in (left, right) for c in _cuts(n, side)}, key=lambda c: c[0] * c[1])
-    chain = all(b[0] % a[0] == 0 and b[1] % a[1] == 0 for a, b in zip(cuts, cuts[1:], strict=False))
+    chain = all(b[0] % a[0] == 0 and b[1] % a[1] == 0 for a, b in pairwise(cuts))
     if not chain:
         n.protect([*left, *right], "a Reshape mixes it with its neighbours")
         return
     # cuts are products from the right end; factor k spans cuts[k] .. cuts[k + 1]
-    sizes = [b[0] // a[0] for a, b in zip(cuts, cuts[1:], strict=False)]
-    spans = list(zip(cuts, cuts[1:], strict=False))
+    sizes = [b[0] // a[0] for a, b in pairwise(cuts)]
+    spans = list(pairwise(cuts))
     made: dict[int, Axis] = {}
     sides = [(axis, span) for side in (left, right) for axis, span in _spans(n, side)]
     for axis, (low, high) in sides:

@@ -57,4 +57,5 @@ def relative(scores: Floats) -> Floats:
 
 def coupled(scores: Iterable[Floats], normalise: Callable[[Floats], Floats] = relative) -> Floats:
     """Combine the scores that members give, each of shape (U,), into one by the mean."""
-    return np.mean([normalise(each) for each in scores], axis=0, dtype=np.float64)
+    mean: Floats = np.mean([normalise(each) for each in scores], axis=0)
+    return mean

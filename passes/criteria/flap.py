@@ -10,8 +10,6 @@ no linear operator reads is scored by the squared norm of its weights, standardi
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from onnxprune.core.analysis import Group
@@ -23,9 +21,9 @@ from ._members import chosen, columns, coupled, observed, owned
 class Flap:
     """Scores by the fluctuation that the readers would lose."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
-    comparable: ClassVar[bool] = True
-    zero_is_least: ClassVar[bool] = True
+    needs = frozenset({"moments"})
+    comparable = True
+    zero_is_least = True
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return standard scores: float64, shape (U,), in standard deviations, mean 0."""
@@ -44,7 +42,8 @@ def _standard(scores: Floats) -> Floats:
     """Return (s - mean) / std; zeros if all are equal (their std is rounding, not spread)."""
     if np.ptp(scores) == 0:
         return np.zeros_like(scores)
-    return (scores - scores.mean()) / scores.std()
+    standard: Floats = (scores - scores.mean()) / scores.std()
+    return standard
 
 
 CRITERIA.register("flap")(Flap())

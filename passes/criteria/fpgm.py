@@ -9,8 +9,6 @@ rule for coupled weights. Members are the weights that produce the unit; all if 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
-
 import numpy as np
 
 from onnxprune.core.analysis import Group
@@ -29,9 +27,9 @@ class Fpgm:
         consumers: whether the weights that read a unit count too, not only those that write it.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    comparable: ClassVar[bool] = False
-    zero_is_least: ClassVar[bool] = False  # zero may lie far from the median
+    needs = frozenset[str]()
+    comparable = False
+    zero_is_least = False  # zero may lie far from the median
     consumers: bool = False
 
     def score(self, group: Group, evidence: Evidence) -> Floats:

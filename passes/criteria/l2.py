@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
-
 import numpy as np
 
 from onnxprune.core.analysis import Group
@@ -26,9 +24,9 @@ class L2:
         consumers: whether the weights that read a unit count too, not only those that write it.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    comparable: ClassVar[bool] = False
-    zero_is_least: ClassVar[bool] = True
+    needs = frozenset[str]()
+    comparable = False
+    zero_is_least = True
     consumers: bool = False
 
     def score(self, group: Group, evidence: Evidence) -> Floats:

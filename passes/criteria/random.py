@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from typing import ClassVar
-
 import numpy as np
 
 from onnxprune.core.analysis import Group
@@ -17,9 +15,9 @@ class Random:
     Comparable, so that a global ranking removes units anywhere with equal chance.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    comparable: ClassVar[bool] = True
-    zero_is_least: ClassVar[bool] = False
+    needs = frozenset[str]()
+    comparable = True
+    zero_is_least = False
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return numbers in [0, 1): float64, shape (U,); they differ between groups."""

@@ -9,8 +9,6 @@ none reads, or whose readers' input calibration could not see, is scored by L1 o
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from onnxprune.core.analysis import Group
@@ -22,9 +20,9 @@ from ._members import chosen, columns, coupled, observed, owned
 class Wanda:
     """Scores by the magnitude of what the readers receive from a unit."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
-    comparable: ClassVar[bool] = False
-    zero_is_least: ClassVar[bool] = True
+    needs = frozenset({"moments"})
+    comparable = False
+    zero_is_least = True
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return relative magnitudes: float64, shape (U,), dimensionless, mean 1."""

@@ -81,7 +81,7 @@ class Replay:
     def _piece(self, piece: list[int], read: Iterable[str], made: list[str]) -> ModelProto:
         nodes = [self.graph.nodes[i] for i in piece]
         names = {name for i in piece for name in self._reads[i]}
-        model = helper.make_model(
+        return helper.make_model(
             helper.make_graph(
                 nodes,
                 "piece",
@@ -93,7 +93,6 @@ class Replay:
             ir_version=max(self.graph.shell.ir_version, 4),
             functions=list(self.graph.shell.functions),
         )
-        return model
 
 
 def peak_bytes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
