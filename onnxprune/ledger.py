@@ -27,6 +27,7 @@ class Ledger:
         widths: per group, the unit counts it may keep, descending, the full count first.
         level: int64, shape (G,): index into each group's widths.
         lengths: float64, shape (R + 1 + G,): kept positions per axis root, 1, kept units per group.
+        cover: int64, shape (P,): how many removed units own each position.
         rows, constants: the figure is sum_t constants[t] * prod lengths[rows[t]].
     """
 
@@ -39,8 +40,8 @@ class Ledger:
         self.roots = len(cost.roots)
         self._full = np.concatenate([cost.full, [len(g) for g in groups]])
         self.lengths = self._full.copy()
-        self._row_of = cost.row_of
-        self._cover = np.zeros(len(cost.row_of), np.int64)
+        self.row_of = cost.row_of
+        self.cover = np.zeros(len(cost.row_of), np.int64)
         positions = _positions_of_components(cost)
         self.cells = [
             _cells(cost, positions, g.units[o]) for g, o in zip(groups, order, strict=True)
@@ -81,15 +82,15 @@ class Ledger:
         if self.can(group, back=back):
             chosen = self.units(group, back=back)
             ids, times = np.unique(self.cells[group][chosen], return_counts=True)
-            turned = ids[self._cover[ids] == (times if back else 0)]
-            change[: self.roots] = np.bincount(self._row_of[turned], minlength=self.roots)
+            turned = ids[self.cover[ids] == (times if back else 0)]
+            change[: self.roots] = np.bincount(self.row_of[turned], minlength=self.roots)
             change[self.roots + 1 + group] = chosen.stop - chosen.start
         return change
 
     def move(self, group: int, change: Floats, *, back: bool = False) -> None:
         """Take a group's next step, or give back its last one; `change` is that of `change()`."""
         np.add.at(
-            self._cover, self.cells[group][self.units(group, back=back)].ravel(), -1 if back else 1
+            self.cover, self.cells[group][self.units(group, back=back)].ravel(), -1 if back else 1
         )
         self.lengths += change if back else -change
         self.level[group] += -1 if back else 1
@@ -106,13 +107,13 @@ class Ledger:
         removed = [
             c[: w[0] - w[i]].ravel() for c, w, i in zip(self.cells, self.widths, level, strict=True)
         ]
-        self._cover = (
-            np.bincount(np.concatenate(removed), minlength=len(self._cover))
+        self.cover = (
+            np.bincount(np.concatenate(removed), minlength=len(self.cover))
             if removed
-            else self._cover
+            else self.cover
         )
         self.level = np.array(level, np.int64)
-        gone = np.bincount(self._row_of[self._cover > 0], minlength=self.roots)
+        gone = np.bincount(self.row_of[self.cover > 0], minlength=self.roots)
         self.lengths = np.concatenate([self._full[: self.roots] - gone, [1.0], self.kept()])
         for group in reversed(range(len(level))):
             while self.can(group, back=True) and self._on_empty_axis(group):
@@ -121,7 +122,7 @@ class Ledger:
     def _on_empty_axis(self, group: int) -> bool:
         """Tell whether a group's last step lies on an axis that keeps no position."""
         cells = self.cells[group][self.units(group, back=True)]
-        return bool((self.lengths[self._row_of[cells]] < 1).any())
+        return bool((self.lengths[self.row_of[cells]] < 1).any())
 
 
 class Frontier:
@@ -134,11 +135,11 @@ class Frontier:
         self._meets = _overlaps(ledger)
         owns = np.zeros((count, len(ledger.lengths)), np.bool_)
         for group, cells in enumerate(ledger.cells):
-            owns[group, ledger._row_of[cells.ravel()]] = True
+            owns[group, ledger.row_of[cells.ravel()]] = True
             owns[group, ledger.roots + 1 + group] = True
         moves = owns[:, ledger.rows].any(axis=2)  # (G, T): the group can change the product
         self._group, self._term = np.nonzero(moves)
-        near = moves.astype(np.float32) @ moves.T.astype(np.float32) > 0
+        near = np.matmul(moves, moves.T)  # of bools: whether they share a product
         self._near = [np.flatnonzero(row[self._group]) for row in near]
         self.change = np.stack([ledger.change(g) for g in range(count)])
         self.saving = np.zeros(count)
@@ -170,7 +171,8 @@ def _expand(starts: Ints, values: Ints, which: Ints) -> Ints:
     """Join the runs values[starts[w]:starts[w + 1]] for w in `which`."""
     counts = starts[which + 1] - starts[which]
     first = np.cumsum(counts) - counts
-    return values[np.repeat(starts[which] - first, counts) + np.arange(counts.sum())]
+    index: Ints = np.repeat(starts[which] - first, counts) + np.arange(counts.sum())
+    return values[index]
 
 
 def _positions_of_components(cost: CostModel) -> tuple[Ints, Ints]:
@@ -191,7 +193,7 @@ def _overlaps(ledger: Ledger) -> list[Ints]:
     """Return for each group itself and the groups that own some of its positions."""
     own = [np.unique(cells) for cells in ledger.cells]
     group = np.repeat(np.arange(len(own)), [len(o) for o in own])
-    shape = (len(own), len(ledger._cover))
+    shape = (len(own), len(ledger.cover))
     owner = coo_array(
         (np.ones(len(group), np.int32), (group, np.concatenate(own))), shape=shape
     ).tocsr()

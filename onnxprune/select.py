@@ -144,12 +144,17 @@ def normalised(scores: Sequence[Floats], how: Normalise) -> list[Floats]:
 
 
 def _scaled(scores: Floats, how: Normalise) -> Floats:
-    if how == "none":
-        return scores
-    if how == "standard":
-        return (scores - scores.mean()) / (scores.std() or 1.0)
-    size = {"mean": np.mean, "sum": np.sum, "max": np.max}[how](np.abs(scores))
-    return scores / (size or 1.0)
+    size = np.abs(scores)
+    least = scores.mean() if how == "standard" else 0.0
+    unit = {
+        "none": 1.0,
+        "mean": size.mean(),
+        "sum": size.sum(),
+        "max": size.max(),
+        "standard": scores.std(),
+    }[how]
+    scaled: Floats = (scores - least) / (unit or 1.0)
+    return scaled
 
 
 def _untouched(cost: CostModel, figure: Figure, options: Options) -> Ledger:

@@ -9,6 +9,7 @@ rule for coupled weights. Members are the weights that produce the unit; all if 
 from __future__ import annotations
 
 import dataclasses
+
 import numpy as np
 
 from onnxprune.core.analysis import Group

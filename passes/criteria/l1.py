@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+
 import numpy as np
 
 from onnxprune.core.analysis import Group
