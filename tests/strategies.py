@@ -7,20 +7,31 @@ is known and nothing overflows. Register a rule with an example, and it takes pa
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, parser, printer
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+    parser,
+    printer,
+)
 
 from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.errors import ModelError
-from onnxprune.core.rules import OP_RULES, Example
+from onnxprune.core.rules import OP_RULES, Example, OpRule
 from onnxprune.core.runtime import Session
 from onnxprune.discover import discover
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 discover()
 
@@ -30,6 +41,7 @@ _ATTRIBUTE = re.compile(r"=(\d*[CHW](?:[/+-]\d+)?)(?=[,>])")
 _LARGEST_VALUE = 8192  # elements, for a batch of two
 _LARGEST_WEIGHT = 1 << 16  # elements
 _LOUDEST = 1e3
+_DEEP = 0.8  # how often a random graph grows at a stream that nothing reads yet
 
 # Graph inputs by rank of the stream: name, shape (names are symbolic), shape for a batch of two.
 _SOURCES: dict[int, tuple[str, list[str | int], tuple[int, ...]]] = {
@@ -102,10 +114,10 @@ class Growth:
             self.sources[rank] = Stream(name, value)
         return self.sources[rank]
 
-    def produce(self, source: Stream, channels: int) -> Stream:
+    def produce(self, source: Stream, channels: int, loudest: float = _LOUDEST) -> Stream:
         """A linear operator with bias, from `source` to so many channels."""
         text = _PRODUCERS[source.rank].replace("out", str(channels))
-        return self.grow(Example(text, source.rank), source)
+        return self.grow(Example(text, source.rank), source, loudest=loudest)
 
     def twin(self, stream: Stream) -> Stream:
         """A second stream of the same shape, from the graph input where that is possible."""
@@ -114,7 +126,9 @@ class Growth:
         same_space = source.shape[space] == stream.shape[space]
         return self.produce(source if same_space else stream, stream.channels)
 
-    def grow(self, example: Example, x: Stream, x2: Stream | None = None) -> Stream:
+    def grow(
+        self, example: Example, x: Stream, x2: Stream | None = None, loudest: float = _LOUDEST
+    ) -> Stream:
         """Append the nodes of `example` on `x`; returns what `{y}` is.
 
         Raises:
@@ -124,7 +138,8 @@ class Growth:
             x2 = self.twin(x)
         expansion = _Expansion(self.rng, f"{self._count}", x, x2)
         nodes = expansion.nodes(example.text)
-        made = _evaluate(nodes, expansion.weights, [x] if x2 is None else [x, x2], self.opset)
+        inputs = [x] if x2 is None else [x, x2]
+        made = _evaluate(nodes, expansion.weights, inputs, self.opset, loudest)
         self._count += 1
         self.nodes += nodes
         self.weights |= expansion.weights
@@ -149,8 +164,8 @@ class Growth:
     def _head(self, stream: Stream) -> Stream:
         """Sum over the channels with fresh weights; other types and ranks become outputs as they are."""
         if stream.value.dtype != np.float32:
-            stream = self.grow(Example("{y} = Cast<to=1>({x})"), stream)
-        return self.produce(stream, 2) if stream.rank in _PRODUCERS else stream
+            stream = self.grow(Example("{y} = Cast<to=1>({x})"), stream, loudest=np.inf)
+        return self.produce(stream, 2, np.inf) if stream.rank in _PRODUCERS else stream
 
 
 class _Expansion:
@@ -206,7 +221,11 @@ class _Expansion:
 
 
 def _evaluate(
-    nodes: list[NodeProto], weights: dict[str, Array], inputs: list[Stream], opset: int
+    nodes: list[NodeProto],
+    weights: dict[str, Array],
+    inputs: list[Stream],
+    opset: int,
+    loudest: float,
 ) -> dict[str, Stream]:
     """Values of all tensors that `nodes` make.
 
@@ -229,7 +248,7 @@ def _evaluate(
     for name, value in values.items():
         if value.size > _LARGEST_VALUE or min(value.shape, default=1) < 1:
             raise UnfitError(f"'{name}' has shape {value.shape}")
-        if not np.abs(value.astype(np.float64)).max(initial=0.0) < _LOUDEST:
+        if not np.abs(value.astype(np.float64)).max(initial=0.0) < loudest:
             raise UnfitError(f"'{name}' is too large")
     return {name: Stream(name, value) for name, value in values.items()}
 
@@ -246,6 +265,15 @@ def _model(
     imports = [helper.make_opsetid("", opset)]
     version = helper.find_min_ir_version_for(imports)
     return helper.make_model(graph, opset_imports=imports, ir_version=version)
+
+
+# A rule for some op types, under an example and an opset at which the example is valid.
+CASES: list[tuple[OpRule, Example, int]] = [
+    (rule, example, opset)
+    for rule in OP_RULES.all()
+    for example in rule.examples
+    for opset in example.opsets
+]
 
 
 def example_model(example: Example, opset: int, *, seed: int = 0, channels: int = 8) -> ModelProto:
@@ -272,40 +300,54 @@ def _choose(rng: np.random.Generator, pool: list[Stream], growth: Growth) -> Str
     """Mostly a stream that nothing reads yet, so that graphs become deep."""
     names = {s.name for s in growth.streams}
     fresh = [s for s in pool if s.name in names]
-    return pool_choice(rng, fresh if fresh and rng.random() < 0.8 else pool)
-
-
-def pool_choice(rng: np.random.Generator, pool: list[Stream]) -> Stream:
-    """One of the pool."""
-    return pool[int(rng.integers(len(pool)))]
+    return _one_of(rng, fresh if fresh and rng.random() < _DEEP else pool)
 
 
 def _grow_somehow(
     rng: np.random.Generator, growth: Growth, stream: Stream, pool: list[Stream]
 ) -> Stream:
-    """Append a random example that fits `stream`; a linear operator always does."""
-    fitting = [
-        e for e in EXAMPLES
-        if e.rank == stream.rank and stream.channels % e.multiple == 0 and growth.opset in e.opsets
-    ]  # fmt: skip
-    for example in rng.permutation(np.array(fitting, object))[:8]:
-        mates = [s for s in pool if s.shape == stream.shape and s.grows and s is not stream]
-        mate = pool_choice(rng, mates) if mates and rng.random() < 0.7 else None
+    """Append a random example that fits `stream`, or a linear operator; else `stream` stays."""
+    mates = [s for s in pool if s.shape == stream.shape and s.grows and s is not stream]
+    for _ in range(8):
+        fitting = [e for e in _one_of(rng, FAMILIES) if _fits(e, stream, growth.opset)]
+        if not fitting:
+            continue
+        example = _one_of(rng, fitting)
+        mate = _one_of(rng, mates) if mates and "{x2}" in example.text else None
         try:
-            return growth.grow(example, stream, mate if "{x2}" in example.text else None)
+            return growth.grow(example, stream, mate)
         except UnfitError:
             continue
-    return growth.produce(stream, int(rng.choice([4, 6, 8])))
+    return stream
 
 
-EXAMPLES: list[Example] = list(
-    dict.fromkeys(example for rule in OP_RULES.all() for example in rule.examples)
-)
+def _fits(example: Example, stream: Stream, opset: int) -> bool:
+    divides = stream.channels % example.multiple == 0
+    return example.rank == stream.rank and divides and opset in example.opsets
 
 
-def random_units(analysis: Analysis, rng: np.random.Generator, ratio: float) -> npt.NDArray[np.int64]:
+def _one_of(rng: np.random.Generator, pool: Sequence[T]) -> T:
+    return pool[int(rng.integers(len(pool)))]
+
+
+def _families() -> list[list[Example]]:
+    """The examples of each rule function: forty unary ops are one family."""
+    families: dict[str, dict[Example, None]] = {}
+    for rule in OP_RULES.all():
+        families.setdefault(rule.function.__name__, {}).update(dict.fromkeys(rule.examples))
+    return [list(family) for family in families.values() if family]
+
+
+FAMILIES = _families()
+
+
+def random_units(
+    analysis: Analysis, rng: np.random.Generator, ratio: float
+) -> npt.NDArray[np.int64]:
     """A random share of the units of every group, thinned until no axis is emptied."""
-    chosen = [rng.choice(g.units, max(1, int(len(g) * ratio)), replace=False) for g in analysis.groups]
+    chosen = [
+        rng.choice(g.units, max(1, int(len(g) * ratio)), replace=False) for g in analysis.groups
+    ]
     units = rng.permutation(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
     while analysis.mask(units).emptied():
         units = units[: -max(1, len(units) // 20)]
