@@ -1,8 +1,4 @@
-"""Reads and writes model files: bad ones are refused in one line, written ones are whole or absent.
-
-Writing goes to a temporary file in the target's folder, is flushed to the disk and then renamed, so
-that neither a full disk nor an interrupt leaves half a file or harms the one that was there.
-"""
+"""Reads and writes model files: bad ones are refused in one line, the input is never harmed."""
 
 from __future__ import annotations
 
@@ -11,13 +7,9 @@ import hashlib
 import logging
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -28,6 +20,7 @@ from .core.errors import ModelError, OnnxPruneError
 from .core.graph import Graph, Weight, bits_of
 from .core.runtime import Session, onnxruntime
 from .core.surgeon import Surgeon
+from .staged import Staged
 from .tensors import check_tensors, external_files
 
 log = logging.getLogger(__name__)
@@ -182,17 +175,15 @@ def save(
     """
     target = Path(path).resolve()  # write through a link, do not replace it
     data = target.with_name(f"{target.name}.data")
-    external = graph.external or sum(w.nbytes for w in graph.weights.values()) > INLINE_LIMIT
-    external = external and any(map(_goes_outside, graph.weights.values()))
+    external = _has_external_file(graph)
     in_place = original is not None and _same(target, Path(original))
     if in_place and not overwrite:
         raise OnnxPruneError(
             f"the output '{path}' is the input: choose another path, or give --overwrite"
         )
-    if external and not in_place and any(_same(data, file) for file in _sources(graph)):
-        raise OnnxPruneError(
-            f"'{data}' holds the weights of the input: choose another name than '{target.name}'"
-        )
+    others = [file.resolve() for file in beside or ()]
+    new = others if in_place else [target, *([data] if external else ()), *others]
+    _spare(new, [*_sources(graph), *([] if original is None else [Path(original)])])
     with Staged() as staged:
         for other, content in (beside or {}).items():
             with staged.open(other.resolve()) as stream:
@@ -207,19 +198,36 @@ def save(
     return tuple(staged.files)
 
 
+def _has_external_file(graph: Graph) -> bool:
+    size = sum(weight.nbytes for weight in graph.weights.values())
+    return (graph.external or size > INLINE_LIMIT) and any(
+        map(_goes_outside, graph.weights.values())
+    )
+
+
+def _spare(outputs: list[Path], inputs: list[Path]) -> None:
+    """Refuse to write over any file that the model was read from."""
+    for output in outputs:
+        if any(_same(output, file) for file in inputs):
+            raise OnnxPruneError(
+                f"'{output}' is part of the input: choose another name to write to"
+            )
+
+
 def _same(a: Path, b: Path) -> bool:
     """Tell whether two paths are one file, also through links."""
     return a == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
-def _sources(graph: Graph) -> set[Path]:
+def _sources(graph: Graph) -> list[Path]:
     """Return the external files that the weights were read from."""
-    files = set()
+    files: dict[Path, None] = {}
     for weight in graph.weights.values():
         if weight.folder is not None and weight.proto.data_location == TensorProto.EXTERNAL:
             entries = weight.proto.external_data
-            files |= {weight.folder / entry.value for entry in entries if entry.key == "location"}
-    return files
+            names = [entry.value for entry in entries if entry.key == "location"]
+            files |= {weight.folder / name: None for name in names}
+    return list(files)
 
 
 def _goes_outside(weight: Weight) -> bool:
@@ -253,79 +261,3 @@ class _Stream:
         if bits_of(weight.proto.data_type) < 8:  # packed: two or four to a byte
             return self.stream.write(numpy_helper.from_array(array).raw_data)
         return self.stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
-class Staged:
-    """Files that appear together under their names when the block ends well, or not at all."""
-
-    def __init__(self) -> None:
-        """Start with no file."""
-        self.files: dict[Path, Path] = {}  # final path -> temporary path
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self
-
-    @contextmanager
-    def open(self, target: Path) -> Iterator[BinaryIO]:
-        """Open a temporary file for `target` in its folder; it is on the disk when closed."""
-        if target.exists() and not target.is_file():
-            raise OnnxPruneError(
-                f"cannot write '{target}': not a regular file; choose another path"
-            )
-        if not target.parent.is_dir():
-            raise OnnxPruneError(
-                f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
-            )
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        self.files[target] = temporary
-        with temporary.open("xb") as stream:
-            if target.exists():
-                shutil.copymode(target, temporary)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Rename on success; drop everything otherwise."""
-        try:
-            if error is None:
-                self._commit()
-        except OSError as late:
-            error = late
-        finally:
-            for temporary in self.files.values():
-                temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            name = next(reversed(self.files), error.filename)
-            raise OnnxPruneError(
-                f"cannot write '{name}': {error.strerror or error}; nothing was written, "
-                "choose another folder or make room"
-            ) from error
-
-    def _commit(self) -> None:
-        """Rename one by one; when one fails, those before it are taken back."""
-        last, backups = next(reversed(self.files), None), []
-        with ExitStack() as undo:
-            for target, temporary in self.files.items():
-                if target != last:  # nothing can fail after the last one
-                    backups += self._keep(target, temporary, undo)
-                temporary.replace(target)
-            undo.pop_all()
-        for backup in backups:
-            backup.unlink()
-
-    def _keep(self, target: Path, temporary: Path, undo: ExitStack) -> list[Path]:
-        """Plan the way back from replacing `target`; return the second name of its old content."""
-        if not target.exists():
-            undo.callback(target.unlink, missing_ok=True)
-            return []
-        backup = temporary.with_suffix(".old")
-        os.link(target, backup)
-        undo.callback(backup.replace, target)
-        return [backup]

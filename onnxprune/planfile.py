@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from .core.errors import OnnxPruneError
-from .files import Staged
+from .staged import Staged
 
 Ints = NDArray[np.int64]
 Ranges = tuple[tuple[int, int], ...]  # [start, stop), ascending, apart
