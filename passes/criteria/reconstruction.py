@@ -18,7 +18,9 @@ import logging
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky
+from scipy.linalg.blas import dgemm
+from scipy.linalg.lapack import dpotri
 
 from onnxprune.core.analysis import Group, Reader
 from onnxprune.core.contracts import CRITERIA, Evidence
@@ -29,15 +31,17 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_COMPACT = 0.8  # share of live columns under which the arrays are moved together
+
 
 @dataclasses.dataclass
 class Elimination:
     """One reader of a group: its weights and inverse second moments, downdated as units go.
 
     Attributes:
-        weight: shape (G, q, p), reader weights per convolution group.
+        weight: shape (G, p, q), transposed reader weights per convolution group.
         inverse: shape (G, p, p), inverse of the regularised second moments.
-        columns: shape (U, c), the columns (of every group) that each unit owns.
+        columns: shape (U, c), the columns (of every group) that each unit owns; -1 once gone.
         scale: what the loss is divided by.
     """
 
@@ -52,22 +56,30 @@ class Elimination:
         columns = self.columns[units]
         for weight, inverse in zip(self.weight, self.inverse, strict=True):
             blocks = inverse[columns[:, :, None], columns[:, None, :]]
-            owned = weight[:, columns].transpose(1, 2, 0)
-            total += np.einsum("ucq,ucq->u", owned, np.linalg.solve(blocks, owned))
+            owned = weight[columns]
+            energy = owned @ owned.transpose(0, 2, 1)
+            total += np.trace(np.linalg.solve(blocks, energy), axis1=1, axis2=2)
         return total / self.scale
 
     def remove(self, units: Ints) -> None:
-        """Refit without the columns of `units`; their rows and columns become inert."""
-        columns = self.columns[units].ravel()
-        for group in range(len(self.weight)):
-            inverse, weight = self.inverse[group], self.weight[group]
-            block = inverse[np.ix_(columns, columns)]
-            rows = np.linalg.solve(block, inverse[columns])
-            self.weight[group] = weight - weight[:, columns] @ rows
-            self.inverse[group] = inverse - inverse[:, columns] @ rows
-            self.weight[group][:, columns] = 0.0
-            self.inverse[group][columns] = self.inverse[group][:, columns] = 0.0
-            self.inverse[group][columns, columns] = 1.0
+        """Refit without the columns of `units`: their rows and columns become zero."""
+        gone = np.sort(self.columns[units].ravel())
+        for weight, inverse in zip(self.weight, self.inverse, strict=True):
+            rows = np.linalg.solve(inverse[np.ix_(gone, gone)], inverse[gone])
+            weight -= rows.T @ weight[gone]
+            # in place: inverse is symmetric, so its transpose is itself in Fortran order
+            dgemm(-1.0, rows.T, inverse[gone], 1.0, inverse.T, overwrite_c=True)
+
+    def compact(self, units: Ints) -> None:
+        """Keep only the columns of `units` in the arrays, once a fifth of them is idle."""
+        left = np.sort(self.columns[units].ravel())
+        if len(left) > _COMPACT * self.weight.shape[1]:
+            return
+        place = np.zeros(self.weight.shape[1], np.int64)
+        place[left] = np.arange(len(left))
+        self.columns = place[self.columns]
+        self.weight = self.weight[:, left]
+        self.inverse = np.ascontiguousarray(self.inverse[:, left[:, None], left])
 
 
 class Reconstruction:
@@ -77,7 +89,7 @@ class Reconstruction:
     comparable = True
     zero_is_least = True
     ridge = 1e-3
-    step = 1 / 64  # share of the remaining units that go at once in wide groups
+    step = 1 / 32  # share of the remaining units that go at once in wide groups
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return the rise of each unit at its elimination, shape (U,); higher = keep."""
@@ -97,6 +109,7 @@ class Reconstruction:
             if len(left) > count:
                 for reader in readers:
                     reader.remove(left[order])
+                    reader.compact(np.delete(left, order))
             left = np.delete(left, order)
         return scores
 
@@ -113,7 +126,7 @@ class Reconstruction:
         taps = int(np.prod(linear.kernel, dtype=np.int64))
         columns = (channels[:, :, None] * taps + np.arange(taps)).reshape(len(channels), -1)
         return Elimination(
-            weight,
+            np.ascontiguousarray(weight.transpose(0, 2, 1)),
             _inverse(moments, self.ridge),
             columns,
             _scale(weight, moments, reader, evidence),
@@ -164,8 +177,9 @@ def _inverse(moments: SecondMoments, ridge: float) -> Floats:
     for group, covariance in enumerate(moments.covariance):
         width = len(covariance)
         lam = ridge * float(np.trace(covariance)) / width + 1e-12
-        factor = cho_factor(covariance + lam * np.eye(width), lower=True, overwrite_a=True)
-        result[group] = cho_solve(factor, np.eye(width))
+        factor = cholesky(covariance + lam * np.eye(width), lower=True, overwrite_a=True)
+        lower, _ = dpotri(factor, lower=True, overwrite_c=True)
+        result[group] = np.tril(lower) + np.tril(lower, -1).T
     return result
 
 
