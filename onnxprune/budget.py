@@ -87,7 +87,7 @@ class Options:
     """How widths are chosen.
 
     Attributes:
-        scope: "uniform": every group loses the same share; "global": one ranking over all groups.
+        scope: "uniform": every axis loses the same share; "global": one ranking over all groups.
             None: global if the criterion's scores can be compared between groups, else uniform.
         round_to: kept channels of a group are a multiple of this, or all.
         floor: least share of a group's units that stays.

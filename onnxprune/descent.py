@@ -19,9 +19,17 @@ class Descent:
         trail: after each step, the figure as a share of the original's, and the score lost.
     """
 
-    def __init__(self, ledger: Ledger, lost: list[Floats], limit: float) -> None:
-        """Start at the top; `lost` sums, per group, the scores of the first n units to go."""
+    def __init__(self, ledger: Ledger, lost: list[Floats], ranks: list[int], limit: float) -> None:
+        """Start at the top.
+
+        Args:
+            ledger: with nothing removed.
+            lost: per group, the summed scores of its first n units to go, n = 0 ... U.
+            ranks: per group, how many groups divide an axis with it.
+            limit: what the ledger's figure shall not exceed.
+        """
         self.ledger, self.lost, self.original = ledger, lost, ledger.figure()
+        self.ranks = ranks
         self.limit = limit * SLACK
         self.trail = [(1.0, 0.0)]
 
@@ -55,14 +63,18 @@ class Descent:
         self.give_back(np.zeros(len(self.lost), np.int64))
 
     def common_share(self, share: float) -> None:
-        """Let every group lose `share` of its units, as nearly as its widths allow."""
+        """Let every axis lose `share` of its channels, as nearly as the allowed widths do.
+
+        Groups that divide an axis as a grid (heads and head dimensions) lose less each: what they
+        keep multiplies.
+        """
         self.ledger.set(self._levels(share))
         gone = (len(s) - 1 - k for s, k in zip(self.lost, self.ledger.kept(), strict=True))
         lost = sum(float(s[n]) for s, n in zip(self.lost, gone, strict=True))
         self._note(self.ledger.figure(), lost)
 
     def least_common_share(self) -> None:
-        """Let every group lose the least common share that meets the limit; give back the spare."""
+        """Let every axis lose the least common share that meets the limit; give back the spare."""
         low, high = 0.0, 1.0
         for _ in range(50):
             middle = (low + high) / 2
@@ -76,7 +88,8 @@ class Descent:
 
     def _levels(self, share: float) -> Ints:
         """Return per group the level nearest to losing `share`; ties to the narrower."""
-        apart = [np.abs(w - (1 - share) * w[0]) for w in self.ledger.widths]
+        keeps = (1 - share) ** (1 / np.array(self.ranks))
+        apart = [np.abs(w - k * w[0]) for w, k in zip(self.ledger.widths, keeps, strict=True)]
         return np.array([len(a) - 1 - int(a[::-1].argmin()) for a in apart], np.int64)
 
     def give_back(self, least_level: Ints) -> None:

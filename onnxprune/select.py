@@ -1,6 +1,6 @@
 """Scores + budget -> which units go: exactly costed, deterministic, no more than the budget needs.
 
-uniform: the least common share whose widths, each the allowed one nearest to it, meet the budget.
+uniform: the least common share of channels that meets the budget, each width the allowed one nearest.
 global: one ranking over all groups by (score lost) / (cost saved) of each group's next step, saved
 on the lengths of that moment. Within a group units go in ascending order of score, ties by lowest
 number. At the end, steps that turn out not to be needed are given back.
@@ -19,7 +19,7 @@ from .core.analysis import CostModel
 from .core.errors import BudgetError, InternalError
 from .descent import SLACK, Descent
 from .ledger import Ledger
-from .widths import allowed_widths
+from .widths import allowed_widths, grid_ranks
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -94,8 +94,8 @@ def select(
     Args:
         cost: the cost of the analysed model, at the shapes that the budget speaks of.
         scores: per group in the order of the analysis' groups, float64, shape (U,), higher = keep.
-        budget: how much may remain. A ratio with uniform scope is met by each group as nearly as
-            its allowed widths are; every other budget is met in full.
+        budget: how much may remain. A ratio with uniform scope is met by each axis as nearly as
+            the allowed widths are; every other budget is met in full.
         options: scope, rounding, floors, what stays.
         comparable: whether the criterion's scores can be compared between groups as they are.
 
@@ -111,7 +111,7 @@ def select(
     lost = [np.append(0.0, np.cumsum(v[o])) for v, o in zip(values, order, strict=True)]
     ledger = Ledger(cost, budget.figure, order, allowed_widths(cost.analysis, options))
     before, original = _figures(cost, ledger), ledger.figure()
-    descent = Descent(ledger, lost, limit)
+    descent = Descent(ledger, lost, grid_ranks(cost.analysis), limit)
     if (options.scope or ("global" if comparable else "uniform")) == "global":
         descent.ranked()
     elif budget.figure == "units":

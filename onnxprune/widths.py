@@ -46,13 +46,7 @@ def _steps(analysis: Analysis, round_to: int) -> list[int]:
     heads and head dimensions), kept channels are a product: the group with fewer channels per unit
     steps first, as if the other could keep any count; the other relies on that step.
     """
-    grids: dict[tuple[str, int], list[int]] = defaultdict(
-        list
-    )  # axes -> groups that cover them all
-    for number, group in enumerate(analysis.groups):
-        for member in group.members:
-            if member.index.size == analysis.graph.weights[member.tensor].shape[member.axis]:
-                grids[member.tensor, member.axis].append(number)
+    grids = _covering(analysis)
     steps: dict[int, int] = {}
     for number in sorted(
         range(len(analysis.groups)), key=lambda n: analysis.groups[n].multiplicity
@@ -66,6 +60,25 @@ def _steps(analysis: Analysis, round_to: int) -> list[int]:
             channels = math.gcd(channels, max(sure, 1))
         steps[number] = _step(len(group), channels, round_to)
     return [steps[number] for number in range(len(analysis.groups))]
+
+
+def grid_ranks(analysis: Analysis) -> list[int]:
+    """Return for each group how many groups, itself included, divide one axis as a grid."""
+    grids = _covering(analysis)
+    return [
+        max(1, *(len(grids[member.tensor, member.axis]) for member in group.members))
+        for group in analysis.groups
+    ]
+
+
+def _covering(analysis: Analysis) -> dict[tuple[str, int], list[int]]:
+    """Return for each weight axis the groups whose units cover all of it."""
+    found: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, group in enumerate(analysis.groups):
+        for member in group.members:
+            if member.index.size == analysis.graph.weights[member.tensor].shape[member.axis]:
+                found[member.tensor, member.axis].append(number)
+    return found
 
 
 def _step(count: int, channels: int, round_to: int) -> int:
