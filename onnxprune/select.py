@@ -112,13 +112,11 @@ def select(
     ledger = Ledger(cost, budget.figure, order, allowed_widths(cost.analysis, options))
     before, original = _figures(cost, ledger), ledger.figure()
     descent = Descent(ledger, lost, grid_ranks(cost.analysis), limit)
-    if (options.scope or ("global" if comparable else "uniform")) == "global":
-        descent.ranked()
-    elif budget.figure == "units":
+    scope = options.scope or ("global" if comparable else "uniform")
+    if scope == "uniform" and budget.figure == "units":
         descent.common_share(1 - limit / original)
     else:
-        descent.least_common_share()
-    if budget.figure != "units":
+        descent.ranked() if scope == "global" else descent.least_common_share()
         _meets(budget, limit, ledger, original)
     kept = ledger.kept()
     groups = zip(cost.analysis.groups, order, kept, strict=True)
