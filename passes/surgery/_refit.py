@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 Floats = NDArray[np.float64]
+WIDEST = 6144  # columns; p^2 numbers of 8 bytes are kept: 300 MB
 
 
 @dataclasses.dataclass
@@ -25,25 +26,26 @@ class Normal:
     Attributes:
         count: rows folded in.
         sum_x, sum_y: shapes (G, p) and (G, q).
-        xx, yx: uncentred, shapes (G, p, p) and (G, q, p).
+        xx, yx: uncentred, shapes (G, p, p) and (G, q, p); None for operators wider than `WIDEST`,
+            of which only the biases are refitted.
     """
 
     count: int
     sum_x: Floats
     sum_y: Floats
-    xx: Floats
-    yx: Floats
+    xx: Floats | None
+    yx: Floats | None
 
     @classmethod
     def empty(cls, groups: int, outputs: int, width: int) -> Normal:
         """Return equations without rows."""
-        shape_x, shape_y = (groups, width), (groups, outputs)
+        fits = width <= WIDEST
         return cls(
             0,
-            np.zeros(shape_x),
-            np.zeros(shape_y),
-            np.zeros((*shape_x, width)),
-            np.zeros((*shape_y, width)),
+            np.zeros((groups, width)),
+            np.zeros((groups, outputs)),
+            np.zeros((groups, width, width)) if fits else None,
+            np.zeros((groups, outputs, width)) if fits else None,
         )
 
     def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
@@ -51,11 +53,18 @@ class Normal:
         self.count += x.shape[1]
         self.sum_x += x.sum(axis=1, dtype=np.float64)
         self.sum_y += y.sum(axis=1, dtype=np.float64)
-        self.xx += x.transpose(0, 2, 1) @ x
-        self.yx += y.transpose(0, 2, 1) @ x
+        if self.xx is not None and self.yx is not None:
+            self.xx += x.transpose(0, 2, 1) @ x
+            self.yx += y.transpose(0, 2, 1) @ x
+
+    def shift(self, old: Floats) -> Floats:
+        """Return the biases (G, q) that are best with the old weights."""
+        return (self.sum_y - np.einsum("gqp,gp->gq", old, self.sum_x)) / self.count
 
     def solve(self, old: Floats, ridge: float) -> tuple[Floats, Floats]:
         """Return weights (G, q, p) and biases (G, q)."""
+        if self.xx is None or self.yx is None:
+            return old, self.shift(old)
         mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
         covariance = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
         cross = self.yx / self.count - mean_y[:, :, None] * mean_x[:, None, :]

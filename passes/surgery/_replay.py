@@ -7,38 +7,41 @@ all samples, so that a whole pass costs one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, helper
 
 from onnxprune.core.graph import Array, Graph, captured_names
+from onnxprune.core.rules import OP_RULES
 from onnxprune.core.runtime import Session
+from onnxprune.core.shapes import instantiate
 
 
 class Replay:
-    """The state of one graph executed up to some cut, over a fixed set of samples."""
+    """The state of one graph executed up to some cut, over a fixed list of input batches."""
 
     def __init__(
-        self, graph: Graph, dtypes: Mapping[str, int], feeds: Mapping[str, Array], batch: int
+        self, graph: Graph, dtypes: Mapping[str, int], batches: Sequence[Mapping[str, Array]]
     ) -> None:
         """Start before the first node.
 
         Args:
             graph: the model; weights of nodes not yet executed may still be edited.
             dtypes: element type per tensor.
-            feeds: input name -> array with all samples on the first axis.
-            batch: samples per call of onnxruntime.
+            batches: input name -> array, one mapping per call of onnxruntime.
         """
-        self.graph, self.dtypes, self.batch = graph, dtypes, batch
-        self.live: dict[str, Array] = dict(feeds)
-        self.count = len(next(iter(feeds.values())))
+        self.graph, self.dtypes = graph, dtypes
+        self.live: dict[str, list[Array]] = {
+            name: [batch[name] for batch in batches] for name in batches[0]
+        }
+        self._calls = len(batches)
         self._pending = list(range(len(graph.nodes)))
         self._producer = graph.producers()
         self._reads = [[*n.input, *captured_names(n)] for n in graph.nodes]
 
-    def value(self, name: str) -> Array:
-        """Return a tensor over all samples, executing what leads to it and was not executed yet."""
+    def value(self, name: str) -> list[Array]:
+        """Return a tensor, batch by batch, executing what leads to it and was not executed yet."""
         if name not in self.live:
             self._execute(self._ancestors(name), name)
         return self.live[name]
@@ -71,12 +74,11 @@ class Replay:
         made = [o for i in piece for o in self.graph.nodes[i].output if o in later]
         read = dict.fromkeys(name for i in piece for name in self._reads[i] if name in self.live)
         session = Session(self._piece(piece, read, made))
-        parts: dict[str, list[Array]] = {name: [] for name in made}
-        for start in range(0, self.count, self.batch):
-            feeds = {name: self.live[name][start : start + self.batch] for name in read}
-            for name, value in session.run(feeds, made).items():
-                parts[name].append(value)
-        self.live.update({name: np.concatenate(values) for name, values in parts.items()})
+        self.live.update({name: [] for name in made})
+        for call in range(self._calls):
+            found = session.run({name: self.live[name][call] for name in read}, made)
+            for name, value in found.items():
+                self.live[name].append(value)
 
     def _piece(self, piece: list[int], read: Iterable[str], made: list[str]) -> ModelProto:
         nodes = [self.graph.nodes[i] for i in piece]
@@ -95,19 +97,19 @@ class Replay:
         )
 
 
-def peak_bytes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the most bytes of live float32 activations per sample while `graph` runs in order."""
+def peak_bytes(graph: Graph, feeds: Mapping[str, Array]) -> int:
+    """Return the most bytes of activations alive at once while `graph` runs on `feeds` in order."""
+    inputs = {name: array.shape for name, array in feeds.items()}
+    instance = instantiate(graph, OP_RULES.shape_functions, inputs=inputs)
+    shapes = {} if instance is None else instance.shapes
     last = {
-        name: i
-        for i, node in enumerate(graph.nodes)
-        for name in [*node.input, *captured_names(node)]
+        n: i for i, node in enumerate(graph.nodes) for n in [*node.input, *captured_names(node)]
     }
     live: dict[str, int] = {}
     peak = 0
     for i, node in enumerate(graph.nodes):
         for name in node.output:
-            shape = shapes.get(name, (1,))
-            live[name] = 4 * int(np.prod(shape[1:], dtype=np.int64))
+            live[name] = 4 * int(np.prod(shapes.get(name, (1,)), dtype=np.int64))
         peak = max(peak, sum(live.values()))
         live = {name: size for name, size in live.items() if last.get(name, -1) > i}
     return peak

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.core.contracts import REPAIRS, RepairTask, concatenate
+from onnxprune.core.contracts import REPAIRS, RepairTask
 from onnxprune.core.declared import Linear
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Array, Graph
@@ -51,10 +51,6 @@ class SequentialRepair:
         Raises:
             OnnxPruneError: if there are no samples.
         """
-        if task.samples is None or task.samples.count == 0:
-            raise OnnxPruneError(
-                "sequential repair needs sample inputs: give --data, or --repair none"
-            )
         return _Sweep(task).run()
 
 
@@ -67,12 +63,12 @@ class _Sweep:
         self.plan = list(self._refitted())
         for linear, _ in self.plan:  # nodes may be added now, not once the replay has begun
             ensure_bias(self.graph, linear, len(kept_outputs(self.mask, linear)))
-        feeds = self._feeds()
-        self.keys = sample_keys(feeds, len(next(iter(feeds.values()))))
+        batches = self._batches()
+        self.keys = [sample_keys(feeds, self._samples(feeds)) for feeds in batches]
         types = instantiate(self.graph, {}, fold=False)
         dtypes = {**self.analysis.shapes.dtypes, **(types.dtypes if types else {})}
-        self.original = Replay(self.analysis.graph, dtypes, feeds, _BATCH)
-        self.repaired = Replay(self.graph, dtypes, feeds, _BATCH)
+        self.original = Replay(self.analysis.graph, dtypes, batches)
+        self.repaired = Replay(self.graph, dtypes, batches)
 
     def run(self) -> Graph:
         """Refit operator by operator and return the repaired graph."""
@@ -99,20 +95,25 @@ class _Sweep:
                 if linear is not None and block is not None and linear.weight not in tied:
                     yield linear, block
 
-    def _feeds(self) -> dict[str, Array]:
+    def _batches(self) -> list[dict[str, Array]]:
         """Read as many samples as fit the memory for activations."""
         samples = self.task.samples
-        assert samples is not None
-        each = 2 * peak_bytes(self.analysis.graph, self.analysis.shapes.a)
-        count = max(min(samples.count, int(_MEMORY / max(each, 1))), 1)
+        if samples is None or samples.count == 0:
+            raise OnnxPruneError(
+                "sequential repair needs sample inputs: give --data, or --repair none"
+            )
+        first = samples.read(0, min(samples.count, samples.batch or 1))
+        each = 2 * peak_bytes(self.analysis.graph, first) / (samples.batch or 1)
+        count = max(min(samples.count, int(_MEMORY / max(each, 1))), samples.batch or 1)
         if count < samples.count:
             log.warning(
-                "repair uses %d of %d samples (%.0f MB of activations each)",
-                count,
-                samples.count,
-                each / 1e6,
+                "repair uses %d of %d samples: %.0f MB each", count, samples.count, each / 1e6
             )
-        return concatenate(samples.batches(_BATCH, 0, count))
+        return list(samples.batches(samples.batch or _BATCH, 0, count))
+
+    def _samples(self, feeds: dict[str, Array]) -> int:
+        """Return how many samples a batch holds: 1 where the first axis is not the samples."""
+        return len(next(iter(feeds.values()))) if self.task.samples.batch != 1 else 1
 
     def _refit(self, linear: Linear, block: KeptBlock, waiting: set[int]) -> None:
         x, y = self.repaired.value(linear.x), self.original.value(linear.y)
@@ -124,14 +125,12 @@ class _Sweep:
         old = weight_matrices(np.asarray(weight.array, np.float64), linear_of(linear, block))
         equations = Normal.empty(*old.shape)
         shape = linear_of(linear, block)
-        for start in range(0, len(x), _BATCH):
-            part = slice(start, start + _BATCH)
-            spots = sample_positions(linear, x[part].shape, self.task.rows, self.keys[part])
-            rows = patches(x[part], shape, spots)
-            target = outputs_at(y[part], linear, spots)[:, outputs]
+        for call, keys in enumerate(self.keys):
+            spots = sample_positions(linear, x[call].shape, self.task.rows, keys)
+            target = outputs_at(y[call], linear, spots)[:, outputs]
             if other is not None:
-                target = target - outputs_at(other[part], linear, spots)
-            equations.add(rows, by_group(target, len(block.groups)))
+                target = target - outputs_at(other[call], linear, spots)
+            equations.add(patches(x[call], shape, spots), by_group(target, len(block.groups)))
         new, bias = equations.solve(old, self.task.ridge)
         self.graph.weights[linear.weight] = weight.replace(
             weight_tensor(new, shape, weight.array.dtype)
@@ -140,7 +139,7 @@ class _Sweep:
         settle = add_to_bias if linear.bias_slot is None else write_bias
         settle(self.graph, linear, bias.ravel())
 
-    def _other_branch(self, linear: Linear, waiting: set[int]) -> Array | None:
+    def _other_branch(self, linear: Linear, waiting: set[int]) -> list[Array] | None:
         """Return what the other operand of the sum is now, if nothing before it still waits."""
         total = self.analysis.sums.get(linear.y)
         if total is None:
