@@ -156,7 +156,8 @@ class _Grouping:
         members.sort(key=lambda m: (ranks[m.role], position.get(m.tensor, 0)))
         renorms = {self.space.root(a) for a in self.space.renorms}
         wide = min((m.index.shape[1] for m in members if m.role != "carries"), default=1)
-        shape = self.graph.weights[members[0].tensor].shape
+        widest = next((m for m in members if m.index.shape[1] == wide), members[0])
+        shape = self.graph.weights[widest.tensor].shape
         return Group(
             name=members[0].tensor,
             units=np.array(units, np.int64),
@@ -164,7 +165,7 @@ class _Grouping:
             readers=tuple(self._readers(index)),
             exact=not any(root in renorms for root, _ in footprint),
             multiplicity=wide,
-            width=shape[members[0].axis],
+            width=shape[widest.axis],
         )
 
     def _readers(self, index: dict[int, Ints]) -> list[Reader]:

@@ -8,6 +8,7 @@ exact: silencing the *producer* would not be, since biases and activations turn 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -80,7 +81,7 @@ class _Masking:
         self.graph.weights[name] = constant(name, array)
         return name
 
-    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.added.append(helper.make_node(op_type, inputs, [output], **attributes))
         return output
 

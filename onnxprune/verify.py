@@ -194,7 +194,7 @@ def first_difference(
 ) -> str:
     """Name the first tensor, in the pruned model's order, that differs on its kept positions."""
     shared = {o for n in oracle.graph.node for o in n.output if o}
-    names = [o for n in pruned.graph.node for o in n.output if o in shared]
+    names: list[str] = [o for n in pruned.graph.node for o in n.output if o in shared]
     expected, found = (
         _run_all(oracle, names, feeds, mask.analysis),
         _run_all(pruned, names, feeds, mask.analysis),
@@ -206,8 +206,8 @@ def first_difference(
             if gone is not None and len(gone) == value.shape[number]:
                 value = value.compress(~gone, axis=number)
         if relative_gap(value, found[name]) > limit:
-            return name
-    return names[-1] if names else "?"
+            return str(name)
+    return str(names[-1]) if names else "?"
 
 
 def _run_all(

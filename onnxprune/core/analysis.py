@@ -289,9 +289,10 @@ class CostModel:
         """Return kept lengths per root (and a trailing 1), for a mask over positions."""
         if removed is None:
             return self.full.copy()
-        return self.full - np.append(
-            np.bincount(self.row_of[removed], minlength=len(self.roots))[: len(self.roots)], 0
-        )
+        count = len(self.roots)
+        gone = np.bincount(self.row_of[removed], minlength=count)[:count]
+        kept: NDArray[np.float64] = self.full - np.append(gone, 0)
+        return kept
 
     def macs(self, lengths: NDArray[np.float64]) -> float:
         """Multiply-accumulates of one sample."""

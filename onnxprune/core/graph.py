@@ -79,7 +79,7 @@ class Weight:
 
 def data_type_name(data_type: int) -> str:
     """Return the name of an ONNX element type: FLOAT, INT64, ..."""
-    return str(TensorProto.DataType.Name(data_type))  # type: ignore[arg-type]
+    return str(TensorProto.DataType.Name(data_type))
 
 
 def bits_of(data_type: int) -> int:

@@ -59,7 +59,8 @@ class Normal:
 
     def shift(self, old: Floats) -> Floats:
         """Return the biases (G, q) that are best with the old weights."""
-        return (self.sum_y - np.einsum("gqp,gp->gq", old, self.sum_x)) / self.count
+        best: Floats = (self.sum_y - np.einsum("gqp,gp->gq", old, self.sum_x)) / self.count
+        return best
 
     def solve(self, old: Floats, ridge: float) -> tuple[Floats, Floats]:
         """Return weights (G, q, p) and biases (G, q)."""

@@ -113,7 +113,8 @@ class _Sweep:
 
     def _samples(self, feeds: dict[str, Array]) -> int:
         """Return how many samples a batch holds: 1 where the first axis is not the samples."""
-        return len(next(iter(feeds.values()))) if self.task.samples.batch != 1 else 1
+        samples = self.task.samples
+        return 1 if samples is None or samples.batch == 1 else len(next(iter(feeds.values())))
 
     def _refit(self, linear: Linear, block: KeptBlock, waiting: set[int]) -> None:
         x, y = self.repaired.value(linear.x), self.original.value(linear.y)

@@ -129,7 +129,7 @@ def test_reconstruction_scores_are_the_rise_after_refitting() -> None:
     system = rows.T @ rows / 200 + 1e-3 * np.eye(width * taps)
     weight = RNG.standard_normal((1, width * taps, outs))
     columns = np.arange(width * taps).reshape(width, taps)
-    reader = Elimination(weight.copy(), np.linalg.inv(system)[None], columns, 1.0)
+    reader = Elimination(weight.copy(), np.asarray(np.linalg.inv(system)[None], np.float64), columns, 1.0)
 
     total = 0.0
     for unit in (4, 0, 3):
