@@ -108,28 +108,37 @@ class _Masking:
         final, node.output[0] = node.output[0], f"{node.output[0]}::unscaled"
         self._node("Mul", [node.output[0], scale], final)
 
-    def _average(self, x: str, renorm: Renorm, scale: str, output: str) -> str:
+    def _average(self, x: str, renorm: Renorm, count: str, output: str) -> str:
+        """Sum over the kept positions by their number; exact where a single one is left."""
         axes = list(renorm.numbers)
-        if self.graph.opsets[""] >= 18:
+        if self.graph.opsets[""] >= 13:
             inputs = [x, self._constant(f"{output}::axes", np.array(axes, np.int64))]
-            self._node("ReduceMean", inputs, f"{output}::unscaled", keepdims=1)
+            self._node("ReduceSum", inputs, f"{output}::sum", keepdims=1)
         else:
-            self._node("ReduceMean", [x], f"{output}::unscaled", axes=axes, keepdims=1)
-        return self._node("Mul", [f"{output}::unscaled", scale], output)
+            self._node("ReduceSum", [x], f"{output}::sum", axes=axes, keepdims=1)
+        return self._node("Div", [f"{output}::sum", count], output)
+
+    def _count(self, node: NodeProto, renorm: Renorm) -> str:
+        """How many positions are kept (the rule gives only axes of known length)."""
+        dtype = helper.tensor_dtype_to_np_dtype(
+            self.mask.analysis.shapes.dtypes[node.input[renorm.slot]]
+        )
+        kept = np.prod([len(self.mask.kept(axis)) for axis in renorm.axes])
+        return self._constant(f"{node.output[0]}::count", np.asarray(kept, dtype))
 
     def _layer(self, node: NodeProto, renorm: Renorm) -> None:
         """LayerNormalization from primitive ops, with masked mean and variance."""
-        base, scale = node.output[0], self._scale(node, renorm)
+        base, count = node.output[0], self._count(node, renorm)
         x = node.input[renorm.slot]
-        mean = self._average(self._masked_operand(node, renorm, x), renorm, scale, f"{base}::mean")
+        mean = self._average(self._masked_operand(node, renorm, x), renorm, count, f"{base}::mean")
         centred = self._node("Sub", [x, mean], f"{base}::centred")
         self._shape_like(centred, x)
-        self._rooted(node, renorm, centred, scale)
+        self._rooted(node, renorm, centred, count)
 
     def _rms(self, node: NodeProto, renorm: Renorm) -> None:
-        self._rooted(node, renorm, node.input[renorm.slot], self._scale(node, renorm))
+        self._rooted(node, renorm, node.input[renorm.slot], self._count(node, renorm))
 
-    def _rooted(self, node: NodeProto, renorm: Renorm, centred: str, scale: str) -> None:
+    def _rooted(self, node: NodeProto, renorm: Renorm, centred: str, count: str) -> None:
         """Divide by the masked root mean square, scale, shift; replaces the node."""
         base = node.output[0]
         dtype = helper.tensor_dtype_to_np_dtype(
@@ -138,7 +147,7 @@ class _Masking:
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         kept = self._masked_operand(node, renorm, centred)
         squares = self._node("Mul", [kept, kept], f"{base}::squares")
-        variance = self._average(squares, renorm, scale, f"{base}::variance")
+        variance = self._average(squares, renorm, count, f"{base}::variance")
         shifted = self._node(
             "Add",
             [variance, self._constant(f"{base}::epsilon", np.asarray(epsilon, dtype))],

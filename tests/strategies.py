@@ -205,6 +205,7 @@ class _Expansion:
             return ((0.5 + np.abs(noise)) * (1 if key == "v" else 0.02)).astype(np.float32)
         if key == "s":
             return (1 + 0.4 * noise).astype(np.float32)
+        noise = np.asarray(noise)
         fan_in = max(1, noise.size // max(shape, default=1)) if key == "w" else 1
         return (noise / np.sqrt(fan_in)).astype(np.float32)
 

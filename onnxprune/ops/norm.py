@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from onnx import NodeProto
 
@@ -52,7 +53,7 @@ def layer_norm(n: NodeView) -> None:
         n.broadcast([scale], n.y())
     for statistic in n.ys()[1:]:
         n.broadcast([statistic], n.y())
-    n.renorm(0, range(axis, x.rank), "layer")
+    _statistics(n, axis, "layer")
 
 
 @op(
@@ -66,7 +67,16 @@ def rms_norm(n: NodeView) -> None:
     axis = int(n.attr("axis", -1)) % x.rank
     n.same(x, n.y())
     n.broadcast(n.xs(1), n.y())
-    n.renorm(0, range(axis, x.rank), "rms")
+    _statistics(n, axis, "rms")
+
+
+def _statistics(n: NodeView, first: int, kind: Literal["layer", "rms"]) -> None:
+    """Statistics over the axes from `first` on; of varying length, they stay."""
+    axes = n.x(0)[first:]
+    if all(a == b for a, b in map(n.pair, axes)):
+        n.renorm(0, range(first, n.x(0).rank), kind)
+    else:
+        n.protect(axes, "normalised along an axis of varying length")
 
 
 @op("LRN", examples=[Example("{t1} = LRN<size=3, alpha=0.5>({x})\n{y} = Mul({t1}, {x2})")])
