@@ -122,28 +122,23 @@ class Analysis:
 
     @cached_property
     def sums(self) -> dict[str, str]:
-        """Map the output of a linear operator to the Add it flows into, if that joins activations.
+        """Map the output of a linear operator to the sum of activations it flows into, if any.
 
-        A per-channel step in between (BatchNormalization) is passed through.
+        Per-channel steps in between (a bias, BatchNormalization) are passed through.
         """
-        consumers = self.graph.consumers()
+        readers = self.graph.consumers()
         result: dict[str, str] = {}
         for linear in self.linears():
             name = linear.y
-            for _ in range(2):
-                readers = [self.graph.nodes[i] for i in consumers.get(name, [])]
-                if len(readers) != 1 or not readers[0].output:
+            while len(readers.get(name, [])) == 1:
+                record = self.records[readers[name][0]]
+                node = self.graph.nodes[record.index]
+                others = [i for i in node.input if i != name]
+                if record.adds and not any(i in self.graph.weights for i in others):
+                    result[linear.y] = node.output[0]
+                if not others or not all(i in self.graph.weights for i in others):
                     break
-                node, name = readers[0], readers[0].output[0]
-                weights = [i for i in node.input if i in self.graph.weights]
-                if (
-                    node.op_type == "Add"
-                    and not weights
-                    and len(set(node.input)) == len(node.input)
-                ):
-                    result[linear.y] = name
-                if not weights or node.op_type == "Add":
-                    break
+                name = node.output[0]
         return result
 
     def points(self) -> list[tuple[str, int]]:

@@ -154,4 +154,5 @@ class Record:
     fixes: list[Fix] = dataclasses.field(default_factory=list)
     macs: list[Macs] = dataclasses.field(default_factory=list)
     linear: Linear | None = None
+    adds: bool = False  # the output is the sum of the operands
     opaque: str | None = None

@@ -211,6 +211,10 @@ class NodeView:
         if name not in self._attributes:
             self.record.fixes.append(FrozenAttribute(name, value))
 
+    def adds(self) -> None:
+        """Declare that the output is the sum of the operands."""
+        self.record.adds = True
+
     def macs(self, *axes: Axis, times: int = 1) -> None:
         """Declare the node's multiply-accumulates as a product of lengths."""
         self.record.macs.append(Macs(tuple(axes), times))

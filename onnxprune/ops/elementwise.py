@@ -53,7 +53,6 @@ _UNARY = (
     "Clip",
 )
 _BROADCAST = (
-    "Add",
     "Sub",
     "Mul",
     "Div",
@@ -61,7 +60,6 @@ _BROADCAST = (
     "Min",
     "Max",
     "Mean",
-    "Sum",
     "Mod",
     "Where",
     "PRelu",
@@ -150,23 +148,17 @@ def cast_like(n: NodeView) -> None:
 @op(
     *_BROADCAST,
     examples=[
-        Example("{y} = Add({x}, {x2})"),
         Example("{y} = Sub({x}, {x2})"),
         Example("{y} = Mul({x}, {x2})"),
         Example("{y} = Max({x}, {x2})"),
         Example("{y} = Min({x}, {x2})"),
         Example("{y} = Mean({x}, {x2})"),
-        Example("{y} = Sum({x}, {x2}, {x})"),
-        Example("{y} = Add({x}, {w:C,1,1})"),
         Example("{y} = Mul({x}, {w:C,1,1})"),
         Example("{y} = Mul({x}, {w:C})", rank=3),
-        Example("{y} = Add({x}, {w:C})", rank=2),
         Example("{y} = PRelu({x}, {w:C,1,1})"),
         Example("{y} = PRelu({x}, {w:1,1,1})"),
         Example("{y} = Sub({x}, {x2})", rank=3),
-        Example("{y} = Add({x}, {x2})", rank=2),
         Example("{y} = Mul({x}, {x2})", rank=2),
-        Example("{y} = Add({x}, {w:1,C,H,W})"),
         Example("{y} = Mul({w:C,1,1}, {x})"),
         Example("{y} = Div({x}, {v:C,1,1})"),
         Example("{y} = Mod<fmod=1>({x}, {v:C,1,1})"),
@@ -179,6 +171,24 @@ def cast_like(n: NodeView) -> None:
 def broadcast(n: NodeView) -> None:
     """Y = f(a, b, ...) under broadcasting: axes of equal length are the same positions."""
     n.broadcast(n.xs(), n.y())
+
+
+@op(
+    "Add",
+    "Sum",
+    examples=[
+        Example("{y} = Add({x}, {x2})"),
+        Example("{y} = Sum({x}, {x2}, {x})"),
+        Example("{y} = Add({x}, {w:C,1,1})"),
+        Example("{y} = Add({x}, {w:C})", rank=2),
+        Example("{y} = Add({x}, {x2})", rank=2),
+        Example("{y} = Add({x}, {w:1,C,H,W})"),
+    ],
+)
+def add(n: NodeView) -> None:
+    """Y = a + b + ... under broadcasting: one sum, to which each operand contributes."""
+    n.broadcast(n.xs(), n.y())
+    n.adds()
 
 
 @op(
