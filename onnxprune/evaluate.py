@@ -78,32 +78,37 @@ def evaluate(
         progress: called after each batch.
 
     Raises:
-        DataError: if there are no samples, the labels are missing or not one integer per sample, or
-            the model has no output of shape (samples, classes) to compare them with.
+        DataError: if there are no samples, the labels are missing or not one integer per sample, the
+            model has no output of shape (samples, classes) to compare them with, or the reference
+            has other inputs or outputs.
     """
     if samples.count == 0:
         raise DataError("there are no samples to evaluate on: give at least one")
+    if reference is not None:
+        _refuse_other_faces(session, reference)
     hits, hits_reference = _Hits(), _Hits()
     same = done = 0
     distances: dict[str, _Distance] = {}
-    for batch in samples.batches(_batch_size(session, samples)):
+    size = samples.batch or _batch_size(session, samples)
+    for batch in samples.batches(size):
+        count = min(size, samples.count - done)
         outputs = session.run(batch)
-        scores, count = _scores(outputs.values()), _count(batch, session.inputs)
+        scores = _scores(outputs.values(), count)
         truth = None if labels is None else _labels(batch, labels, scores, outputs)
         if truth is not None and scores is not None:
             hits.add(scores, truth)
         if reference is not None:
             expected = reference.run(batch)
-            other = _scores(expected.values())
+            other = _scores(expected.values(), count)
             if truth is not None and other is not None:
                 hits_reference.add(other, truth)
             if scores is not None and other is not None:
                 same += int((scores.argmax(1) == other.argmax(1)).sum())
             for name in outputs:
-                distances.setdefault(name, _Distance()).add(outputs[name], expected.get(name))
+                distances.setdefault(name, _Distance()).add(outputs[name], expected[name])
         done += count
         progress("evaluating", done, samples.count)
-    classed = reference is not None and scores is not None and len(scores) == count
+    classed = reference is not None and scores is not None
     return Evaluation(
         samples=done,
         accuracy=hits.result(),
@@ -113,27 +118,36 @@ def evaluate(
     )
 
 
+def _refuse_other_faces(session: Session, reference: Session) -> None:
+    for kind in ("inputs", "outputs"):
+        ours, theirs = getattr(session, kind), getattr(reference, kind)
+        if set(ours) != set(theirs):
+            raise DataError(
+                f"the reference has {kind} {sorted(theirs)}, the model has {sorted(ours)}"
+            )
+
+
 def _batch_size(session: Session, samples: Samples) -> int:
     first = samples.read(0, samples.batch or 1)
     each = sum(first[n].nbytes for n in session.inputs if n in first) / (samples.batch or 1)
     return int(np.clip(_BATCH_BYTES / max(each, 1), 1, _BATCH))
 
 
-def _count(batch: Mapping[str, Array], inputs: Iterable[str]) -> int:
-    """Return how many samples a batch has: the length of its first input that has one."""
-    return next((len(batch[n]) for n in inputs if n in batch and np.ndim(batch[n])), 1)
-
-
-def _scores(outputs: Iterable[Any]) -> Array | None:
+def _scores(outputs: Iterable[Any], samples: int) -> Array | None:
     """Return the first output that is one score per class, as (samples, classes).
 
     Trailing axes of length one are dropped: (N, C, 1, 1) is what a convolutional head gives.
     """
     for output in outputs:
         array = np.asarray(output)
-        while array.ndim > 2 and array.shape[-1] == 1:  # noqa: PLR2004
+        while array.ndim > 2 and array.shape[-1] == 1:
             array = array[..., 0]
-        if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f":  # noqa: PLR2004
+        if (
+            array.ndim == 2
+            and len(array) == samples
+            and array.shape[1] > 1
+            and array.dtype.kind == "f"
+        ):
             return array
     return None
 
@@ -145,7 +159,9 @@ def _labels(batch: _Outputs, key: str, scores: Array | None, outputs: _Outputs) 
         raise DataError(f"--labels '{key}': the data has no such key; it has {keys}")
     if scores is None:
         shapes = ", ".join(f"'{n}' {list(np.shape(v))}" for n, v in outputs.items())
-        raise DataError(f"--labels needs an output of shape (samples, classes); the model has {shapes}")
+        raise DataError(
+            f"--labels needs an output of shape (samples, classes); the model has {shapes}"
+        )
     labels = np.asarray(batch[key])
     if labels.dtype.kind not in "iub" or labels.size != len(scores):
         raise DataError(
@@ -155,7 +171,9 @@ def _labels(batch: _Outputs, key: str, scores: Array | None, outputs: _Outputs) 
     labels = labels.reshape(-1).astype(np.int64)
     strange = labels[(labels < 0) | (labels >= scores.shape[1])]
     if len(strange):
-        raise DataError(f"--labels '{key}': {strange[0]} is none of the model's {scores.shape[1]} classes")
+        raise DataError(
+            f"--labels '{key}': {strange[0]} is none of the model's {scores.shape[1]} classes"
+        )
     return labels
 
 

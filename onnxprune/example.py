@@ -33,7 +33,9 @@ def example(graph: Graph, samples: Samples | None = None, seed: int = 0) -> dict
                 raise ModelError(f"input '{name}' has no rank: give sample inputs with --data")
         if instantiate(graph, OP_RULES.shape_functions, sizes=sizes, fold=True) is not None:
             return {v.name: random_input(graph, v, shapes[v.name] or (), rng) for v in graph.inputs}
-    raise ModelError("the model's shapes become negative at every size tried: give sample inputs with --data")
+    raise ModelError(
+        "the model's shapes become negative at every size tried: give sample inputs with --data"
+    )
 
 
 def instance_of(graph: Graph, feeds: dict[str, Array]) -> Instance:

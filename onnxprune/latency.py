@@ -53,7 +53,12 @@ class Latency:
 
 
 def compare(
-    before: Session, after: Session, feeds: Batch, *, seconds: float = 2.0, progress: Progress = silent
+    before: Session,
+    after: Session,
+    feeds: Batch,
+    *,
+    seconds: float = 2.0,
+    progress: Progress = silent,
 ) -> Latency:
     """Time two loaded models in turns on the same inputs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from .budget import Options
 from .core.analysis import Analysis, CostModel, Group
 from .core.graph import Array
-from .select import Figures, figures, least
+from .select import Figures, least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Overview:
     opaque: tuple[FrozenView, ...]
 
 
-def overview(model: Path, analysis: Analysis, cost: CostModel, feeds: dict[str, Array], options: Options) -> Overview:
+def overview(
+    model: Path, analysis: Analysis, cost: CostModel, feeds: dict[str, Array], options: Options
+) -> Overview:
     """Describe an analysed model.
 
     Args:
@@ -92,7 +95,9 @@ def overview(model: Path, analysis: Analysis, cost: CostModel, feeds: dict[str, 
     return Overview(
         model=model,
         inputs={name: np.shape(array) for name, array in feeds.items()},
-        total=figures(cost, np.append(full, [len(g) for g in analysis.groups])),
+        total=Figures(
+            cost.macs(full), cost.params(full), cost.size(full), sum(map(len, analysis.groups))
+        ),
         least=least(cost, options),
         groups=tuple(_view(analysis, cost, group) for group in analysis.groups),
         frozen=by_reason((f.reason, f.tensor) for f in analysis.frozen),
@@ -118,7 +123,13 @@ def _opaque(analysis: Analysis) -> Iterable[tuple[str, str]]:
     for record in analysis.records:
         if record.opaque is not None:
             node = analysis.graph.nodes[record.index]
-            yield record.opaque, node.name or (node.output[0] if node.output else "")
+            unknown = re.search(r"the shape of '.*' is unknown", record.opaque)
+            reason = (
+                "an operand of unknown shape, behind a node without a rule"
+                if unknown
+                else record.opaque
+            )
+            yield reason, node.name or next(iter(node.output), "")
 
 
 def by_reason(pairs: Iterable[tuple[str, str]]) -> tuple[FrozenView, ...]:
@@ -132,9 +143,15 @@ def by_reason(pairs: Iterable[tuple[str, str]]) -> tuple[FrozenView, ...]:
 
 def nothing_prunable(analysis: Analysis) -> str:
     """Say in one line why no group was found."""
-    reasons = [*by_reason(_opaque(analysis)), *by_reason((f.reason, f.tensor) for f in analysis.frozen)]
+    reasons = [
+        *by_reason(_opaque(analysis)),
+        *by_reason((f.reason, f.tensor) for f in analysis.frozen),
+    ]
     if not reasons:
         return "nothing can be removed: the model has no convolution or matrix product with weights"
-    listed = "; ".join(f"{v.reason} ({v.count}: {', '.join(v.examples)}{', ...' * (v.count > 3)})" for v in reasons[:4])
+    listed = "; ".join(
+        f"{v.reason} ({v.count}: {', '.join(v.examples)}{', ...' * (v.count > 3)})"
+        for v in reasons[:4]
+    )
     rest = f"; {len(reasons) - 4} more reasons, see `onnxprune inspect`" if len(reasons) > 4 else ""
     return f"nothing can be removed: {listed}{rest}"

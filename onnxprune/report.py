@@ -12,8 +12,8 @@ import numpy as np
 from .core.analysis import Mask
 from .evaluate import Evaluation
 from .latency import Latency
-from .plan import removed_units
 from .planfile import Change
+from .reapply import removed_units
 from .verify import Proof
 
 
@@ -40,7 +40,7 @@ class PruneReport:
         model: the input file.
         output: the pruned file; None in a dry run.
         plan: the plan file.
-        budget: what was asked.
+        asked: the budget.
         criterion, repair: what was used.
         inputs: shapes of the run that MACs and latency are counted at.
         calibration, held_out: numbers of samples.
@@ -56,7 +56,7 @@ class PruneReport:
     model: Path
     output: Path | None
     plan: Path
-    budget: str
+    asked: str
     criterion: str
     repair: str
     inputs: dict[str, tuple[int, ...]]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from .budget import Budget, Normalise, Options
-from .core.contracts import CRITERIA, REPAIRS, Batch, Criterion, Progress, Repair, Samples, silent
+from .budget import Budget, Normalise, Options, Scope
+from .core.contracts import CRITERIA, REPAIRS, Criterion, Progress, Repair, silent
 from .core.errors import BudgetError, OnnxPruneError
 from .discover import discover
-
-Data = str | Path | Samples | Mapping[str, Any] | Iterable[Batch]
+from .providers import provider_named
+from .samples import Data
 
 _BUDGETS = ("macs", "params", "size", "ratio")
 
@@ -40,7 +40,7 @@ class PruneRequest:
         dry_run: write the plan only.
         verify: prove before writing.
         overwrite: allow `output` to be `model`.
-        provider: onnxruntime execution provider for calibration and latency.
+        provider: onnxruntime execution provider for calibration and latency, e.g. "cpu" or "cuda".
         progress: called as work goes on.
     """
 
@@ -57,10 +57,10 @@ class PruneRequest:
     params: float | str | None = None
     size: float | str | None = None
     ratio: float | str | None = None
-    scope: Literal["uniform", "global"] = "global"
+    scope: Scope | None = None
     normalise: Normalise | None = None
     round_to: int = 8
-    keep: tuple[str, ...] = ()
+    keep: tuple[str, ...] | str = ()
     floor: float = 0.1
     ridge: float = 1e-3
     rows: int = 32
@@ -69,7 +69,7 @@ class PruneRequest:
     dry_run: bool = False
     verify: bool = True
     overwrite: bool = False
-    provider: str = "CPUExecutionProvider"
+    provider: str = "cpu"
     progress: Progress = dataclasses.field(default=silent, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,17 +80,25 @@ class PruneRequest:
             OnnxPruneError: for an unknown name or a number out of its range.
         """
         discover()
-        object.__setattr__(self, "keep", (self.keep,) if isinstance(self.keep, str) else tuple(self.keep))
+        object.__setattr__(self, "provider", provider_named(self.provider))
+        for name, known in (("scope", get_args(Scope)), ("normalise", get_args(Normalise))):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise OnnxPruneError(f"--{name} '{value}': expected one of {', '.join(known)}")
         for name, least in (("samples", 1), ("rows", 1), ("seed", 0), ("ridge", 0)):
             value = getattr(self, name)
             if not value >= least:
                 raise OnnxPruneError(f"--{name} {value}: expected at least {least}")
         given = [name for name in _BUDGETS if getattr(self, name) is not None]
         if self.plan is not None and (given or self.criterion):
-            raise BudgetError(f"--plan decides what goes: leave out --{(given or ['criterion'])[0]}")
+            raise BudgetError(
+                f"--plan decides what goes: leave out --{(given or ['criterion'])[0]}"
+            )
         if self.plan is None and len(given) != 1:
             found = " and ".join(f"--{name}" for name in given) or "none"
-            raise BudgetError(f"expected one budget of --macs, --params, --size, --ratio, found {found}")
+            raise BudgetError(
+                f"expected one budget of --macs, --params, --size, --ratio, found {found}"
+            )
         _ = self.budget, self.options, self.scoring, self.repairing
 
     @property
@@ -104,25 +112,36 @@ class PruneRequest:
     @property
     def options(self) -> Options:
         """How widths are chosen."""
-        return Options(self.scope, self.round_to, self.floor, self.keep, self.normalise)
+        keep = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
+        return Options(self.scope, self.round_to, self.floor, keep, self.normalise)
 
     @property
     def scoring(self) -> tuple[str, Criterion]:
         """Name and object of the criterion."""
-        name = CRITERIA.normalise(self.criterion or ("l2" if self.data is None else "reconstruction"))
+        name = CRITERIA.normalise(
+            self.criterion or ("l2" if self.data is None else "reconstruction")
+        )
         return name, CRITERIA[name]
 
     @property
     def repairing(self) -> tuple[str, Repair]:
         """Name and object of the repair."""
-        name = REPAIRS.normalise(self.repair or ("none" if self.data is None else "sequential"))
-        return name, REPAIRS[name]
+        return self.named_repair(self.repair or ("none" if self.data is None else "sequential"))
+
+    @staticmethod
+    def named_repair(name: str) -> tuple[str, Repair]:
+        """Name and object of a repair."""
+        return REPAIRS.normalise(name), REPAIRS[name]
 
     @property
     def target(self) -> Path:
         """Where the pruned file goes."""
         source = Path(self.model)
-        return source.with_name(f"{source.stem}.pruned.onnx") if self.output is None else Path(self.output)
+        return (
+            source.with_name(f"{source.stem}.pruned.onnx")
+            if self.output is None
+            else Path(self.output)
+        )
 
     @property
     def plan_target(self) -> Path:

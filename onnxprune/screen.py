@@ -1,0 +1,75 @@
+"""Where a command speaks: results to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from .report import plain
+
+_WIDTH = 120  # columns when the output is no terminal
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+class Screen:
+    """One command's voice; progress shows on a terminal only, and leaves nothing behind."""
+
+    def __init__(self, *, as_json: bool, quiet: bool, verbose: int) -> None:
+        """Choose how loud to be.
+
+        Args:
+            as_json: print results as JSON, and nothing else on stdout.
+            quiet: print errors only (and the JSON, if asked for).
+            verbose: 1 adds a line per step on stderr and all groups, 2 a line per node.
+        """
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        level = logging.ERROR if quiet else _LEVELS[min(verbose, len(_LEVELS) - 1)]
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+        console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        """Start to show progress."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the progress line away."""
+        self._bar.stop()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how far a step is; `total` 0 when unknown."""
+        self._bar.update(self._task, description=what, completed=done, total=total or None)
+
+    def show(self, result: object, table: RenderableType) -> None:
+        """Print a result: as JSON, or as a table, or not at all."""
+        self._bar.stop()
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(result), indent=2, ensure_ascii=False) + "\n")
+        elif not self.quiet:
+            console = Console(highlight=False)
+            if not console.is_terminal:
+                console = Console(highlight=False, width=_WIDTH)
+            console.print(table)

@@ -1,0 +1,101 @@
+"""Before deciding: read the model, find what can be removed, open the samples, count the cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from .clock import Clock
+from .core.analysis import Analysis, CostModel
+from .core.contracts import Samples
+from .core.errors import DataError, OnnxPruneError
+from .core.graph import Array, Graph
+from .dependency import analyse
+from .example import example, instance_of
+from .files import load
+from .overview import nothing_prunable
+from .request import PruneRequest
+from .samples import open_samples
+
+_HELD_OUT = 512  # samples: enough to see an agreement to half a percent
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model at hand and the samples for it.
+
+    Attributes:
+        path: of the file.
+        graph: as read from the file.
+        analysis: of its normal form.
+        cost: at the shapes of `feeds`.
+        feeds: inputs of one run.
+        calibration, held_out: disjoint samples; None without data, or with too few.
+    """
+
+    path: Path
+    graph: Graph
+    analysis: Analysis
+    cost: CostModel
+    feeds: dict[str, Array]
+    calibration: Samples | None
+    held_out: Samples | None
+
+
+def study(request: PruneRequest, clock: Clock) -> Subject:
+    """Read the model and the samples, and find what can be removed.
+
+    Raises:
+        ModelError: if the model cannot be read.
+        DataError: if the samples do not fit it.
+        OnnxPruneError: if nothing can be removed, with the reasons, or the output is no good path.
+    """
+    path = Path(request.model)
+    with clock("load"):
+        graph = load(path)
+    _refuse_output(request)
+    with clock("analyse"):
+        analysis = analyse(graph)
+    if not analysis.groups:
+        raise OnnxPruneError(nothing_prunable(analysis))
+    with clock("open data"):
+        calibration, held_out = _split(request, graph)
+        feeds = example(graph, calibration)
+        cost = CostModel(analysis, instance_of(analysis.graph, feeds))
+    return Subject(path, graph, analysis, cost, feeds, calibration, held_out)
+
+
+def _refuse_output(request: PruneRequest) -> None:
+    """Say at once what writing would say at the end."""
+    source, target = Path(request.model), request.target
+    in_place = target.exists() and target.samefile(source)
+    if in_place and not request.overwrite and not request.dry_run:
+        raise OnnxPruneError(
+            f"the output '{target}' is the input: choose another path, or give --overwrite"
+        )
+    if not target.parent.is_dir():
+        raise OnnxPruneError(
+            f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
+        )
+
+
+def _split(request: PruneRequest, graph: Graph) -> tuple[Samples | None, Samples | None]:
+    """Open the samples and divide them: calibration first, then what is held out."""
+    if request.data is None:
+        if request.labels is not None:
+            raise DataError(f"--labels '{request.labels}' needs --data")
+        return None, None
+    samples = open_samples(
+        request.data,
+        graph,
+        limit=request.samples + _HELD_OUT,
+        seed=request.seed,
+        preprocess=request.preprocess,
+    )
+    if request.labels is not None and request.labels not in samples.extra:
+        keys = ", ".join(f"'{key}'" for key in samples.extra) or "inputs of the model only"
+        raise DataError(f"--labels '{request.labels}': the data has no such key; it has {keys}")
+    step = samples.batch or 1
+    held_out = min(_HELD_OUT, samples.count // 4) // step * step
+    count = min(max(request.samples // step, 1) * step, samples.count - held_out)
+    return samples.part(0, count), samples.part(count, count + held_out) if held_out else None
