@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -86,7 +87,12 @@ class _Fold:
             key = linear.x, linear.x_axis
             shape = settings.shapes.get(linear.x)
             kind = analysis.shapes.dtypes.get(linear.x)
-            if key in self.table or shape is None or kind not in _FLOATS or linear.x in analysis.graph.weights:
+            if (
+                key in self.table
+                or shape is None
+                or kind not in _FLOATS
+                or linear.x in analysis.graph.weights
+            ):
                 continue
             each = np.prod(shape, dtype=np.int64) / shape[linear.x_axis] / settings.count
             self.table[key] = self._probe(linear.x, linear.x_axis, len(shape), kind, float(each))
@@ -96,7 +102,7 @@ class _Fold:
 
     def _probe(self, x: str, axis: int, rank: int, kind: int, each: float) -> _Probe:
         """Append the nodes that reduce one tensor axis."""
-        if rank <= 2:  # noqa: PLR2004 - (N, C): nothing to average over
+        if rank <= 2:  # (N, C): nothing to average over
             return _Probe(x, None, each, transposed=axis == 0)
         base = f"{x}::moments{axis}"
         source = x
@@ -116,7 +122,7 @@ class _Fold:
         given = self._node("Constant", [], f"{name}::axes", value_ints=axes)
         return self._node("ReduceMean", [x, given], name, keepdims=0)
 
-    def _node(self, op_type: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def _node(self, op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op_type, inputs, [name], name, **attributes))
         return name
 

@@ -78,13 +78,19 @@ class Criterion(Protocol):
 
 
 class Source(Protocol):
-    """Opens `--data` values of one form; registered in `SOURCES`."""
+    """Opens sample inputs of one form; registered in `SOURCES`.
 
-    def accepts(self, text: str) -> bool:
-        """Tell whether this source reads `text`."""
+    Attributes:
+        form: what it reads, for messages: "a folder of images".
+    """
+
+    form: str
+
+    def accepts(self, data: object) -> bool:
+        """Tell whether this source reads `data`: the text of `--data`, or a Python object."""
         ...
 
-    def open(self, text: str, request: SourceRequest) -> Samples:
+    def open(self, data: object, request: SourceRequest) -> Samples:
         """Open it.
 
         Raises:
@@ -95,18 +101,36 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """One graph input: its name, dims (None where symbolic) and numpy dtype."""
+    """One graph input.
+
+    Attributes:
+        name: of the tensor.
+        shape: None where symbolic; None as a whole where the model does not tell the rank.
+        dtype: of its elements.
+        below: integers must be smaller, where the model looks them up in a table; None: no table.
+    """
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...] | None
     dtype: np.dtype[np.generic]
+    below: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceRequest:
-    """What a source must deliver: the model's inputs, how many samples, and image preprocessing."""
+    """What a source must deliver.
+
+    Attributes:
+        inputs: of the model.
+        typical: gives the shape of each input in a run that suits the model, symbolic dimensions
+            filled in; takes a while on large models, so it is asked only when needed.
+        limit: at most so many samples, then drawn from all over the data; None: all, in order.
+        seed: of that draw.
+        preprocess: how images become inputs; None: guessed from the model's input.
+    """
 
     inputs: tuple[InputSpec, ...]
+    typical: Callable[[], Mapping[str, Shape]]
     limit: int | None = None
     seed: int = 0
     preprocess: Mapping[str, object] | None = None

@@ -75,7 +75,8 @@ def sample_positions(linear: Linear, x_shape: tuple[int, ...], rows: int, keys: 
         return np.broadcast_to(np.arange(total), (lead, total))
     edges = np.arange(each + 1) * total // each
     place = np.uint64(zlib.crc32(repr((linear.x, linear.x_axis)).encode()) << 32)
-    numbers = _mix(_mix(keys ^ place)[:, None] + np.arange(each, dtype=np.uint64))
+    stretch = np.arange(each, dtype=np.uint64)
+    numbers = _mix(np.add(_mix(keys ^ place)[:, None], stretch, dtype=np.uint64))
     share = (numbers >> np.uint64(11)).astype(np.float64) / (1 << 53)
     return edges[:-1] + (share * np.diff(edges)).astype(np.int64)
 
