@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,14 +90,15 @@ def plan_of(
         repair=repair,
         data=data,
         seed=seed,
-        versions=_versions(),
+        versions=dict(_versions()),
         edits=tuple(_edits(graph, pruned)) if pruned is not None else (),
         figures=dict(figures or {}),
         proof=None if proof is None else dict(proof),
     )
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
     """Versions of what computed the plan; ours only if it is installed and not run from source."""
     installed = {d.name: d.version for d in importlib.metadata.distributions()}
     names = ("onnxprune", "onnx", "numpy", *installed_wheels())
@@ -132,12 +134,13 @@ def _groups(mask: Mask, scores: Sequence[Floats]) -> tuple[PlannedGroup, ...]:
     planned = []
     for number, group in enumerate(mask.analysis.groups):
         first = group.members[0]
+        width = mask.analysis.graph.weights[first.tensor].shape[first.axis]
         missing = mask.gone_at(first.tensor, first.axis)
         planned.append(
             PlannedGroup(
                 name=group.name,
-                before=group.width,
-                after=group.width - (0 if missing is None else int(missing.sum())),
+                before=width,
+                after=width - (0 if missing is None else int(missing.sum())),
                 removed=to_ranges(np.unique(first.index[gone[group.units]])),
                 scores=tuple(map(float, scores[number])) if len(scores) else (),
             )
