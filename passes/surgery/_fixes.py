@@ -42,6 +42,8 @@ class Rewriter:
         }
         self.before: list[NodeProto] = []
         self.after: list[NodeProto] = []
+        self.taken = {name for node in graph.nodes for name in [*node.input, *node.output]}
+        self.taken.update(graph.weights, (v.name for v in graph.inputs))
 
     def rewrite(self, node: NodeProto, record: Record) -> list[NodeProto]:
         """Return the nodes that stand for `node`, in order."""
@@ -51,9 +53,14 @@ class Rewriter:
         return [*self.before, node, *self.after]
 
     def _add(self, base: str, array: Array) -> str:
-        taken = [*self.graph.weights, *(o for n in self.graph.nodes for o in n.output)]
-        name = unique_name(base, taken)
+        name = self._fresh(base)
         self.graph.weights[name] = constant(name, array)
+        return name
+
+    def _fresh(self, base: str) -> str:
+        """Return a name that no tensor has; a model that was pruned before holds `base` already."""
+        name = unique_name(base, self.taken)
+        self.taken.add(name)
         return name
 
     def _shrinks(self, axes: Sequence[Axis]) -> list[bool]:
@@ -92,7 +99,7 @@ class Rewriter:
             node.input[fix.slot] = self._add(name, _patched(old, shrinks, entries))
         else:
             node.input[fix.slot] = self._overlay(
-                name, shrinks, entries, f"{node.output[0]}::shape", self.before
+                name, shrinks, entries, self._fresh(f"{node.output[0]}::shape"), self.before
             )
 
     def _shape_source(self, node: NodeProto, fix: ShapeSource) -> None:
@@ -103,7 +110,7 @@ class Rewriter:
         if any(s and n is None for s, n in zip(shrinks, fix.lengths, strict=True)):
             raise InternalError(f"the shape of a varying, shrinking axis is read by '{node.name}'")
         final = node.output[0]
-        node.output[0] = f"{final}::pruned"
+        node.output[0] = self._fresh(f"{final}::pruned")
         self._overlay(node.output[0], shrinks, [n or 0 for n in fix.lengths], final, self.after)
 
     def _overlay(
@@ -131,7 +138,7 @@ class Rewriter:
             self._write_slice(node, fix.number, np.arange(size), size)
             index = self._add(f"{node.output[0]}::index", positions.astype(np.int64))
             final = node.output[0]
-            node.output[0] = f"{final}::whole{fix.number}"
+            node.output[0] = self._fresh(f"{final}::whole")
             # several axes of one Slice may need it: the first Gather made is the last to run
             self.after.insert(
                 0, helper.make_node("Gather", [node.output[0], index], [final], axis=fix.number)
