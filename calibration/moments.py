@@ -9,7 +9,7 @@ blocked channel layout, where ReduceMean and ReduceSumSquare would first have x 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,27 +76,22 @@ class _Probe:
 
 
 class _Fold:
-    """Moments of every (tensor, axis) that some linear operator sums over."""
+    """Moments of some tensors along one axis each."""
 
-    def __init__(self, analysis: Analysis, settings: Calibration) -> None:
+    def __init__(
+        self, analysis: Analysis, settings: Calibration, places: Iterable[tuple[str, int]]
+    ) -> None:
         self.table: dict[tuple[str, int], _Probe] = {}
         self.sums: dict[tuple[str, int], _Sums] = {}
         self.nodes: list[NodeProto] = []
         self.opset = analysis.graph.opsets.get("", 1)
-        for linear in analysis.linears():
-            key = linear.x, linear.x_axis
-            shape = settings.shapes.get(linear.x)
-            kind = analysis.shapes.dtypes.get(linear.x)
-            if (
-                key in self.table
-                or shape is None
-                or kind not in _FLOATS
-                or linear.x in analysis.graph.weights
-            ):
+        for name, axis in dict.fromkeys(places):
+            shape, kind = settings.shapes.get(name), analysis.shapes.dtypes.get(name)
+            if shape is None or kind not in _FLOATS or name in analysis.graph.weights:
                 continue
-            each = np.prod(shape, dtype=np.int64) / shape[linear.x_axis] / settings.count
-            self.table[key] = self._probe(linear.x, linear.x_axis, len(shape), kind, float(each))
-            self.sums[key] = _Sums()
+            each = np.prod(shape, dtype=np.int64) / shape[axis] / settings.count
+            self.table[name, axis] = self._probe(name, axis, len(shape), kind, float(each))
+            self.sums[name, axis] = _Sums()
         names = [n for p in self.table.values() for n in (p.mean, p.square) if n]
         self.probes = Probes(tuple(names), tuple(self.nodes))
 
@@ -135,15 +130,30 @@ class _Fold:
     def finish(self, statistics: Statistics) -> Statistics:
         """Return `statistics` with the moments."""
         found = {key: sums.moments() for key, sums in self.sums.items()}
-        return dataclasses.replace(statistics, moments=found)
+        return dataclasses.replace(statistics, moments={**statistics.moments, **found})
 
 
 class _Moments:
-    """Per-channel mean, mean square and fluctuation."""
+    """Per-channel mean, mean square and fluctuation of what linear operators read."""
 
     def start(self, analysis: Analysis, settings: Calibration) -> Fold:
         """Begin with nothing seen."""
-        return _Fold(analysis, settings)
+        read = ((linear.x, linear.x_axis) for linear in analysis.linears())
+        return _Fold(analysis, settings, read)
+
+
+class _Streams:
+    """The same of the sums that linear operators write into (residual streams).
+
+    Apart from "moments", since a sum that is read out cannot be fused with its activation.
+    """
+
+    def start(self, analysis: Analysis, settings: Calibration) -> Fold:
+        """Begin with nothing seen."""
+        sums = analysis.sums
+        written = ((sums[n.y], n.y_axis) for n in analysis.linears() if n.y in sums)
+        return _Fold(analysis, settings, written)
 
 
 COLLECTORS.register("moments")(_Moments())
+COLLECTORS.register("streams")(_Streams())

@@ -141,16 +141,6 @@ class Analysis:
                 name = node.output[0]
         return result
 
-    def points(self) -> list[tuple[str, int]]:
-        """Return the (tensor, axis) whose moments calibration keeps: operands read, sums written."""
-        pairs = [(linear.x, linear.x_axis) for linear in self.linears()]
-        pairs += [
-            (self.sums[linear.y], linear.y_axis)
-            for linear in self.linears()
-            if linear.y in self.sums
-        ]
-        return list(dict.fromkeys(pairs))
-
     def linears(self) -> list[Linear]:
         """Return the linear operators in topological order."""
         return [r.linear for r in self.records if r.linear is not None]

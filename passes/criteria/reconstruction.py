@@ -85,7 +85,7 @@ class Elimination:
 class Reconstruction:
     """Marginal loss rise after refitting, in order of elimination."""
 
-    needs = frozenset({"moments", "second"})
+    needs = frozenset({"moments", "second", "streams"})
     comparable = True
     zero_is_least = True
     ridge = 1e-3
