@@ -54,12 +54,20 @@ class Instance:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What both instances say; `a` and `b` hold only tensors whose shape is known."""
+    """What both instances say.
+
+    Attributes:
+        a, b: shapes, of tensors whose shape is known only.
+        dtypes: element types.
+        frozen: values that are the same in both instances.
+        counting: tensors that hold 0, 1, 2, ... in both, as many as there are elements.
+    """
 
     a: dict[str, Shape]
     b: dict[str, Shape]
     dtypes: dict[str, int]
     frozen: dict[str, Array]
+    counting: frozenset[str]
 
     def known(self, name: str) -> bool:
         """Tell whether the tensor's shape is known in both instances."""
@@ -84,7 +92,8 @@ def infer(graph: Graph, shape_functions: Mapping[tuple[str, str], ShapeFunction]
         a = instantiate(graph, shape_functions, sizes=(_BATCH[0], _SEQUENCE[0], first))
         b = instantiate(graph, shape_functions, sizes=(_BATCH[1], _SEQUENCE[1], second))
         if a is not None and b is not None:
-            return Shapes(a.shapes, b.shapes, a.dtypes, _agreed(a, b))
+            counting = frozenset(_counting(a) & _counting(b))
+            return Shapes(a.shapes, b.shapes, a.dtypes, _agreed(a, b), counting)
     raise ModelError(
         "shapes of the model become negative for every image size tried "
         f"({', '.join(str(s) for s, _ in _IMAGES)}): give the inputs fixed shapes"
@@ -280,6 +289,15 @@ def _agreed(a: Instance, b: Instance) -> dict[str, Array]:
         if other is not None and other.shape == value.shape and other.tobytes() == value.tobytes():
             agreed[name] = value
     return agreed
+
+
+def _counting(instance: Instance) -> set[str]:
+    """Return the computed tensors of integers that are 0, 1, 2, ... in order."""
+    return {
+        name
+        for name, value in instance.values.items()
+        if value.dtype.kind == "i" and (value.ravel() == np.arange(value.size)).all()
+    }
 
 
 def fold(graph: Graph, shapes: Shapes) -> Graph:
