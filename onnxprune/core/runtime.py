@@ -16,10 +16,10 @@ import onnx
 from onnx import ModelProto
 
 from .errors import ModelError, OnnxPruneError
-from .graph import Array
+from .graph import Array, Weight
 
 _INLINE_LIMIT = 1 << 24  # bytes; larger models go through a file: onnxruntime keeps a copy of bytes
-_MESSAGE_LIMIT = (1 << 31) - (1 << 20)  # bytes; protobuf writes no larger message
+_MESSAGE_LIMIT = (1 << 31) - (1 << 26)  # bytes of weights; protobuf writes no message above 2 GiB
 
 
 def installed_wheels() -> dict[str, str]:
@@ -131,7 +131,8 @@ def _handed_over(
         yield str(model)
         return
     message = model if isinstance(model, ModelProto) else model()
-    size = message.ByteSize()
+    # not ByteSize, which writes the whole message to learn how long it is
+    size = sum(Weight(tensor).nbytes for tensor in message.graph.initializer)
     if size <= _INLINE_LIMIT:
         yield message.SerializeToString()
         return
