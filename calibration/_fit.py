@@ -61,6 +61,10 @@ def fit(
     Raises:
         DataError: naming the first thing that does not fit, and what to do.
     """
+    if request.preprocess is not None:
+        raise DataError(
+            f"{where}: preprocessing applies to folders of images only, leave --preprocess out"
+        )
     matched = _match(columns, request.inputs, where)
     feeds = [
         _feed(spec, matched[spec.name], columns[matched[spec.name]], where)

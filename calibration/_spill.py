@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import IO
 
 import numpy as np
@@ -16,10 +17,10 @@ from ._columns import Held
 
 
 class _Store:
-    """One array growing in a nameless file, which goes with the last who uses it."""
+    """One array growing in a nameless file: it goes when file and mapping are closed."""
 
-    def __init__(self, first: Array) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile(prefix="onnxprune-")  # noqa: SIM115 - lives on
+    def __init__(self, file: IO[bytes], first: Array) -> None:
+        self.file = file
         self.shape, self.dtype, self.count = first.shape[1:], first.dtype, 0
 
     def add(self, rows: Array, name: str, where: str) -> None:
@@ -52,19 +53,25 @@ def spill(batches: Iterable[Mapping[str, Array]], limit: int | None, where: str)
     stores: dict[str, _Store] = {}
     room, used = shutil.disk_usage(tempfile.gettempdir()).free // 2, 0
     count = 0
-    for batch in batches:
-        if stores and stores.keys() != batch.keys():
-            raise DataError(
-                f"{where}: batches differ in names: {sorted(stores)}, then {sorted(batch)}"
-            )
-        used += sum(rows.nbytes for rows in batch.values())
-        if used > room:
-            raise DataError(f"{where}: {count} samples fill half of the free disk: limit --samples")
-        for name, rows in batch.items():
-            stores.setdefault(name, _Store(rows)).add(rows, name, where)
-        count = max((store.count for store in stores.values()), default=0)
-        if limit is not None and count >= limit:
-            break
-    if not count:
-        raise DataError(f"{where} gives no samples")
-    return {name: store.column() for name, store in stores.items()}
+    with ExitStack() as files:
+        for batch in batches:
+            if not stores:
+                for name, rows in batch.items():
+                    file = files.enter_context(tempfile.TemporaryFile(prefix="onnxprune-"))
+                    stores[name] = _Store(file, rows)
+            if stores.keys() != batch.keys():
+                names = f"{sorted(stores)}, then {sorted(batch)}"
+                raise DataError(f"{where}: batches differ in names: {names}")
+            used += sum(rows.nbytes for rows in batch.values())
+            if used > room:
+                raise DataError(
+                    f"{where}: {count} samples fill half of the free disk: limit --samples"
+                )
+            for name, rows in batch.items():
+                stores[name].add(rows, name, where)
+            count = max((store.count for store in stores.values()), default=0)
+            if limit is not None and count >= limit:
+                break
+        if not count:
+            raise DataError(f"{where} gives no samples")
+        return {name: store.column() for name, store in stores.items()}

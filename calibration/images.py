@@ -93,7 +93,8 @@ class _Folder:
             if given
             else "preprocessing guessed from the model's input (see --preprocess)"
         )
-        return fit(columns, request, str(folder), notes=(f"{told}: {preprocess.told()}",))
+        done = dataclasses.replace(request, preprocess=None)
+        return fit(columns, done, str(folder), notes=(f"{told}: {preprocess.told()}",))
 
 
 def _image_input(request: SourceRequest) -> InputSpec:

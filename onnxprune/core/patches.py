@@ -68,7 +68,7 @@ def sample_positions(linear: Linear, x_shape: tuple[int, ...], rows: int, keys: 
         copies = lead // len(keys) if lead % len(keys) == 0 else 0
         keys = np.repeat(keys, copies) if copies else np.resize(keys, lead)
         each_copy = np.arange(lead, dtype=np.uint64) % np.uint64(max(copies, 1))
-        keys = _mix(np.asarray(keys + each_copy, np.uint64))
+        keys = _mix(np.asarray(_mix(keys) + each_copy, np.uint64))
         each = max(1, rows // max(copies, 1))
     total = int(np.prod(spatial, dtype=np.int64))
     if total <= each:

@@ -90,7 +90,7 @@ def stream(
     for read in samples.batches(step):
         feeds = {name: read[name] for name in session.inputs if name in read}
         count = min(step, samples.count - done)
-        values = session.run(feeds, inner)
+        values = session.run(feeds, inner) if inner else {}
         values.update((name, feeds[name]) for name in names if name in feeds)
         yield Step(feeds, values, sample_keys(feeds, count, seed))
         done += count
