@@ -13,6 +13,7 @@ from .core.rules import OP_RULES
 from .core.shapes import Shape, instantiate
 from .core.stats import Statistics
 from .core.stream import stream
+from .core.threads import blas_threads
 from .discover import discover
 
 # What the probed tensors of one run may take together: they live until its end, and small runs
@@ -65,9 +66,10 @@ def collect(
         analysis.graph, [fold.probes for fold in folds], samples,
         batch=size, provider=provider, seed=seed, progress=progress, what="calibrating",
     )  # fmt: skip
-    for step in steps:
-        for fold in folds:
-            fold.add(step.values, step.keys)
+    with blas_threads(analysis):
+        for step in steps:
+            for fold in folds:
+                fold.add(step.values, step.keys)
     statistics = Statistics(samples.count, {}, {}, {}, random=samples.random)
     for fold in folds:
         statistics = fold.finish(statistics)

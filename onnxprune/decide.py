@@ -13,6 +13,7 @@ from .core.analysis import Mask
 from .core.contracts import Criterion, Evidence, Repair
 from .core.errors import BudgetError, OnnxPruneError
 from .core.stats import Statistics
+from .core.threads import blas_threads
 from .files import digest
 from .planfile import Settings, Step, read_plan
 from .reapply import mask_of
@@ -62,7 +63,7 @@ def decide(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
     repair = request.repairing
     _refuse_without_samples("repair", *repair, subject, "choose none")
     evidence = _evidence(request, subject, criterion.needs | repair[1].needs, clock)
-    with clock("score"):
+    with clock("score"), blas_threads(subject.analysis):
         scores = []
         for number, group in enumerate(subject.analysis.groups):
             scores.append(criterion.score(group, evidence))

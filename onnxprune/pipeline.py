@@ -18,6 +18,7 @@ from .clock import Clock
 from .core.contracts import SURGERIES, RepairTask
 from .core.graph import Graph
 from .core.runtime import Session
+from .core.threads import blas_threads
 from .decide import Decision, decide, settings_of
 from .evaluate import Evaluation, evaluate
 from .files import digest, save
@@ -87,7 +88,7 @@ def _repair(
         request.rows,
         request.progress,
     )
-    with clock("repair"):
+    with clock("repair"), blas_threads(subject.analysis):
         return decision.repair[1].apply(task)
 
 
@@ -195,5 +196,16 @@ def _report(
         evaluation=evaluation,
         latency=times,
         seconds=clock.seconds,
-        notes=(*decision.notes, *(subject.calibration.notes if subject.calibration else ())),
+        notes=(
+            *decision.notes,
+            *_fell_back(request, times),
+            *(samples[0].notes if samples[0] else ()),
+        ),
     )
+
+
+def _fell_back(request: PruneRequest, times: Latency | None) -> tuple[str, ...]:
+    """Say so if another provider ran than the one asked for."""
+    if times is None or times.provider == request.provider:
+        return ()
+    return (f"{request.provider} does not run here, {times.provider} did: see `onnxprune doctor`",)
