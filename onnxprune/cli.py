@@ -223,9 +223,9 @@ def listing(
 
 
 def _docs(registry: Registry[Any]) -> Mapping[str, str]:
-    return {
-        name: (type(entry).__doc__ or "").strip().split("\n")[0] for name, entry in registry.items()
-    }
+    """Return the first line of the module that each entry comes from."""
+    modules = {name: sys.modules[type(entry).__module__] for name, entry in registry.items()}
+    return {name: (module.__doc__ or "").split("\n")[0] for name, module in modules.items()}
 
 
 @app.command()
@@ -241,8 +241,8 @@ def doctor(json: Json = False, quiet: Quiet = False, verbose: Verbose = 0) -> No
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to.")] = Path(
-        "digits.pruned.onnx"
+    folder: Annotated[Path, typer.Argument(help="Where to; made if need be.")] = Path(
+        "onnxprune-demo"
     ),
     json: Json = False,
     quiet: Quiet = False,
@@ -250,7 +250,7 @@ def demo(
 ) -> None:
     """Prune the digits network that ships with onnxprune, on real digits; nothing is downloaded."""
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        found = run_demo(output, progress=screen.progress)
+        found = run_demo(folder, progress=screen.progress)
         screen.show(found, render.demo_report(found, every=verbose > 0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from .api import evaluate, prune
 from .core.contracts import Progress, silent
+from .core.errors import OnnxPruneError
 from .evaluate import Evaluation
 from .report import PruneReport
 
@@ -29,20 +31,36 @@ class Demo:
     test: Evaluation
 
 
-def demo(output: Path | str = "digits.pruned.onnx", *, progress: Progress = silent) -> Demo:
+def demo(folder: Path | str = "onnxprune-demo", *, progress: Progress = silent) -> Demo:
     """Prune the digits network to three tenths of its MACs; no network, no PyTorch, no labels.
 
     Args:
-        output: where the pruned model goes; its plan goes beside it.
+        folder: made if need be; gets `digits.onnx`, `train.npz`, `test.npz`, which are also good for
+            trying other commands, and `digits.pruned.onnx` with its plan.
         progress: called as work goes on.
+
+    Raises:
+        OnnxPruneError: if the folder cannot be written.
     """
-    home = files("onnxprune.models")
-    with as_file(home / "digits.onnx") as model, as_file(home / "digits.npz") as data:
-        arrays = np.load(data)
-        # the training digits, without their labels; part of them is held out
-        report = prune(
-            model, output, data={"images": arrays["train_images"]}, macs=MACS, progress=progress
-        )
-        digits = {"images": arrays["test_images"], "labels": arrays["test_labels"]}
-        test = evaluate(output, digits, labels="labels", reference=model, progress=progress)
+    home = Path(folder)
+    try:
+        _unpack(home)
+    except OSError as error:
+        raise OnnxPruneError(
+            f"cannot write to '{home}': {error.strerror}; choose another folder"
+        ) from error
+    model, pruned = home / "digits.onnx", home / "digits.pruned.onnx"
+    report = prune(model, pruned, data=home / "train.npz", macs=MACS, progress=progress)
+    test = evaluate(pruned, home / "test.npz", labels="labels", reference=model, progress=progress)
     return Demo(report, test)
+
+
+def _unpack(home: Path) -> None:
+    """Write the model and its digits; those for training carry no labels, as none are needed."""
+    home.mkdir(parents=True, exist_ok=True)
+    shipped = files("onnxprune.models")
+    with as_file(shipped / "digits.onnx") as model, as_file(shipped / "digits.npz") as data:
+        shutil.copyfile(model, home / "digits.onnx")
+        arrays = np.load(data)
+        np.savez(home / "train.npz", images=arrays["train_images"])
+        np.savez(home / "test.npz", images=arrays["test_images"], labels=arrays["test_labels"])

@@ -15,7 +15,7 @@ from .core.contracts import Batch, Progress, silent
 from .core.runtime import Session
 
 _WARM_UP = 2  # runs of each model that are not counted: allocation, first touch of the weights
-_LEAST_ROUNDS, _MOST_ROUNDS = 5, 300
+_LEAST_ROUNDS, _MOST_ROUNDS = 5, 2000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,7 +184,7 @@ def _report(
         model=subject.path,
         output=request.target if files else None,
         plan=request.plan_target,
-        asked=str(decision.selection.get("budget", "")),
+        asked=_asked(request, decision),
         criterion=decision.criterion.name,
         repair=decision.repair[0],
         inputs={name: array.shape for name, array in subject.feeds.items()},
@@ -202,6 +202,11 @@ def _report(
             *(samples[0].notes if samples[0] else ()),
         ),
     )
+
+
+def _asked(request: PruneRequest, decision: Decision) -> str:
+    budget = str(decision.selection.get("budget", ""))
+    return budget if request.plan is None else f"plan '{Path(request.plan).name}' ({budget})"
 
 
 def _fell_back(request: PruneRequest, times: Latency | None) -> tuple[str, ...]:

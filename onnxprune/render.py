@@ -19,6 +19,8 @@ from .recheck import Verification
 from .report import PruneReport
 from .verify import Proof
 
+_SHOWN_FROM = 0.1  # seconds
+_NOISY = 1.5  # third over first quartile of latency
 _MOST_ROWS = 40  # groups; the rest is summed up in one row unless asked for
 
 
@@ -33,20 +35,23 @@ def prune_report(report: PruneReport, *, every: bool = False) -> RenderableType:
         rows.append(_latency_row(report.latency))
     if report.evaluation is not None:
         rows += _accuracy_rows(report.evaluation)
-    table = Table("", "before", "after", "", title=escape(_title(report)))
+    table = Table("", "before", "after", "")
     for column in table.columns[1:3]:
         column.justify = "right"
     for row in rows:
         table.add_row(*row)
-    return Lines(_widths(report, every=every), table, *_findings(report))
+    return Lines(_title(report), _widths(report, every=every), table, *_findings(report))
 
 
 def _title(report: PruneReport) -> str:
-    return f"{report.model.name}: {report.asked}, {report.criterion}, repair {report.repair}"
+    repair = "no repair" if report.repair == "none" else f"{report.repair} repair"
+    return f"[bold]{escape(report.model.name)}[/]: {escape(report.asked)}, {report.criterion}, {repair}"
 
 
 def _latency_row(times: Latency) -> tuple[str, str, str, str]:
-    return "latency", _timing(times.before), _timing(times.after), f"{times.speedup:.2f}x as fast"
+    noisy = max(t.high / t.low for t in (times.before, times.after)) > _NOISY
+    change = f"{times.speedup:.2f}x as fast{' (noisy machine)' if noisy else ''}"
+    return "latency", _timing(times.before), _timing(times.after), change
 
 
 def _timing(timing: Timing) -> str:
@@ -97,6 +102,8 @@ def _findings(report: PruneReport) -> Iterable[str]:
         yield f"on {report.held_out} held-out samples: {likeness(report.evaluation)}"
     for note in report.notes:
         yield f"[yellow]note[/]: {escape(note)}"
+    slow = ", ".join(f"{step} {t:.1f}" for step, t in report.seconds.items() if t >= _SHOWN_FROM)
+    yield f"[dim]{sum(report.seconds.values()):.1f} s{f': {slow}' if slow else ''}[/]"
     if report.output is not None:
         yield f"wrote {escape(str(report.output))} and {escape(str(report.plan))}"
     else:

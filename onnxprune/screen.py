@@ -20,6 +20,7 @@ from rich.progress import (
 
 from .report import plain
 
+_LOGGER = logging.getLogger("onnxprune")
 _WIDTH = 120  # columns when the output is no terminal
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -36,8 +37,8 @@ class Screen:
             verbose: 1 adds a line per step on stderr and all groups, 2 a line per node.
         """
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
-        level = logging.ERROR if quiet else _LEVELS[min(verbose, len(_LEVELS) - 1)]
-        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+        self._log = logging.StreamHandler(sys.stderr)
+        self._log.setLevel(logging.ERROR if quiet else _LEVELS[min(verbose, len(_LEVELS) - 1)])
         console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -46,7 +47,9 @@ class Screen:
         self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:
-        """Start to show progress."""
+        """Start to show progress and log lines."""
+        _LOGGER.addHandler(self._log)
+        _LOGGER.setLevel(self._log.level)
         self._bar.start()
         return self
 
@@ -56,8 +59,9 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the progress line away."""
+        """Take the progress line away and stop listening."""
         self._bar.stop()
+        _LOGGER.removeHandler(self._log)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far a step is; `total` 0 when unknown."""
