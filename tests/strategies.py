@@ -198,16 +198,16 @@ class _Expansion:
             values = [float(t) if key == "f" else self._length(t) for t in items]
             return np.array(values if written.startswith("[") else values[0], dtype)
         shape = tuple(self._length(item) for item in items)
-        noise = self.rng.standard_normal(shape)
+        noise: Array = np.asarray(self.rng.standard_normal(shape))
         if key == "z":
-            return np.clip(128 + 30 * noise, 0, 255).astype(np.uint8)
+            return np.asarray(np.clip(128 + 30 * noise, 0, 255), np.uint8)
         if key in {"v", "q"}:
-            return ((0.5 + np.abs(noise)) * (1 if key == "v" else 0.02)).astype(np.float32)
+            noise = (0.5 + np.abs(noise)) * (1 if key == "v" else 0.02)
         if key == "s":
-            return (1 + 0.4 * noise).astype(np.float32)
-        noise = np.asarray(noise)
-        fan_in = max(1, noise.size // max(shape, default=1)) if key == "w" else 1
-        return (noise / np.sqrt(fan_in)).astype(np.float32)
+            noise = 1 + 0.4 * noise
+        if key == "w":
+            noise = noise / np.sqrt(max(1, noise.size // max(shape, default=1)))
+        return np.asarray(noise, np.float32)
 
     def _length(self, text: str) -> int:
         match = _LENGTH.fullmatch(text.strip())
@@ -263,8 +263,9 @@ def _model(
 ) -> ModelProto:
     initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "grown", inputs, outputs, initializers)
-    imports = [helper.make_opsetid("", opset)]
-    version = helper.find_min_ir_version_for(imports)
+    domains = sorted({node.domain for node in nodes} - {""})
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    version = helper.find_min_ir_version_for(imports[:1])
     return helper.make_model(graph, opset_imports=imports, ir_version=version)
 
 

@@ -101,6 +101,8 @@ class NodeView:
     def pair(self, axis: Axis) -> tuple[int, int]:
         """Return the lengths of a tensor's axis in both instances."""
         tensor, number = self.space.owners[axis.id]
+        if number < 0:
+            return axis.size, axis.size  # virtual
         return self.shapes.a[tensor][number], self.shapes.b[tensor][number]
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -283,7 +285,7 @@ class RuleTable:
 
         def enter(function: RuleFunction) -> RuleFunction:
             for op_type in op_types:
-                used = tuple(e for e in examples if re.search(rf"= {op_type}[<(]", e.text))
+                used = tuple(e for e in examples if re.search(rf"= (?:[\w.]+\.)?{op_type}[<(]", e.text))
                 rules = self._rules.setdefault((domain, op_type), [])
                 if any(r.since == since for r in rules):
                     raise InternalError(
