@@ -373,7 +373,7 @@ NAN = np.where(np.arange(180).reshape(3, 3, 4, 5) == 70, np.nan, 1).astype(np.fl
         (TWO, {"x": ones(2, 3), "index": np.zeros(3, int)}, "number of samples: 'x' 2, 'index' 3"),
         (FIXED, {"x": ones(3, 3)}, "the model takes 4 samples a run, the data has 3: give more"),
         (graph("int8[N] x"), {"x": np.array([1, 300])}, "to 300, too large for int8"),
-        (graph("float[4,3] x, float[2,3] y"), {"x": ones(4, 3), "y": ones(4, 3)}, "4 samples a run and 'y' 2"),
+        (graph("float[4,3] x, float[2,3] y"), {"x": ones(4, 3), "y": ones(4, 3)}, "x' takes 4 .*'y' 2"),
         (ONE, [{"x": ones(2, 3, 4, 5)}, {"z": ones(2, 3, 4, 5)}], "batches differ in names"),
         (ONE, [{"x": ones(2, 3, 4, 5)}, {"x": ones(2, 3, 4, 6)}], "changes after 2 samples"),
         (ONE, [], "data gives no samples"),
