@@ -66,7 +66,8 @@ class System:
         """The bit of each position of an axis."""
         starts = [0, *accumulate(a.size for a in self.axes)]
         first = starts[[a.id for a in self.axes].index(axis.id)]
-        return first + (np.arange(axis.size) if axis.index is None else axis.index)
+        index = np.arange(axis.size) if axis.index is None else axis.index
+        return first + index.astype(np.int64)
 
     def valid(self) -> Masks:
         """All valid masks."""
