@@ -18,6 +18,8 @@ from .core.declared import Contract, Renorm
 from .core.graph import Array, Graph, constant
 from .core.surgeon import Surgeon
 
+_SUM = 3  # the output of a fused normalisation that hands on its input sum
+
 
 def masked_graph(mask: Mask) -> Graph:
     """Return the oracle of `mask`: same inputs, outputs and shapes as the original."""
@@ -129,14 +131,26 @@ class _Masking:
     def _layer(self, node: NodeProto, renorm: Renorm) -> None:
         """LayerNormalization from primitive ops, with masked mean and variance."""
         base, count = node.output[0], self._count(node, renorm)
-        x = node.input[renorm.slot]
+        x = self._total(node, renorm)
         mean = self._average(self._masked_operand(node, renorm, x), renorm, count, f"{base}::mean")
         centred = self._node("Sub", [x, mean], f"{base}::centred")
         self._shape_like(centred, x)
         self._rooted(node, renorm, centred, count)
 
     def _rms(self, node: NodeProto, renorm: Renorm) -> None:
-        self._rooted(node, renorm, node.input[renorm.slot], self._count(node, renorm))
+        self._rooted(node, renorm, self._total(node, renorm), self._count(node, renorm))
+
+    def _total(self, node: NodeProto, renorm: Renorm) -> str:
+        """Return the operand, or its sum with what the op adds before the statistics."""
+        x = total = node.input[renorm.slot]
+        for slot in renorm.added:
+            if slot < len(node.input) and node.input[slot]:
+                total = self._node("Add", [total, node.input[slot]], f"{node.output[0]}::sum{slot}")
+                self._shape_like(total, x)
+        if total != x and len(node.output) > _SUM and node.output[_SUM]:
+            self._node("Identity", [total], node.output[_SUM])
+            node.output[_SUM] = f"{node.output[_SUM]}::unmasked"
+        return total
 
     def _rooted(self, node: NodeProto, renorm: Renorm, centred: str, count: str) -> None:
         """Divide by the masked root mean square, scale, shift; replaces the node."""
@@ -144,18 +158,19 @@ class _Masking:
         dtype = helper.tensor_dtype_to_np_dtype(
             self.mask.analysis.shapes.dtypes[node.input[renorm.slot]]
         )
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         kept = self._masked_operand(node, renorm, centred)
         squares = self._node("Mul", [kept, kept], f"{base}::squares")
         variance = self._average(squares, renorm, count, f"{base}::variance")
         shifted = self._node(
             "Add",
-            [variance, self._constant(f"{base}::epsilon", np.asarray(epsilon, dtype))],
+            [variance, self._constant(f"{base}::epsilon", np.asarray(renorm.epsilon, dtype))],
             f"{base}::shifted",
         )
         root = self._node("Sqrt", [shifted], f"{base}::root")
         result = self._node("Div", [centred, root], f"{base}::normal")
-        for kind, operand in zip(("Mul", "Add"), [i for i in node.input[1:] if i], strict=False):
+        given = [node.input[slot] for slot in renorm.affine if slot < len(node.input)]
+        operands = [name for name in given if name]
+        for kind, operand in zip(("Mul", "Add"), operands, strict=False):
             result = self._node(kind, [result, operand], f"{base}::{kind.lower()}")
         node.output[0] = f"{base}::unmasked"
         self._node("Identity", [result], base)

@@ -29,6 +29,9 @@ class Renorm:
     numbers: tuple[int, ...]
     axes: tuple[Axis, ...]
     kind: Literal["mean", "layer", "rms"]
+    added: tuple[int, ...] = ()  # inputs added to the operand first; output 3 is that sum
+    affine: tuple[int, ...] = (1, 2)  # inputs that scale and shift the result
+    epsilon: float = 0.0  # added to the variance
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

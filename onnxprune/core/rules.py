@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -114,6 +114,10 @@ class NodeView:
         weight = self.graph.weights.get(self.proto.input[slot]) if self.has(slot) else None
         return None if weight is None else weight.array
 
+    def computed(self, *slots: int) -> bool:
+        """Tell whether any of these inputs is given and computed at run time."""
+        return any(self.has(slot) and self.const(slot) is None for slot in slots)
+
     def attr_or_input(self, name: str, slot: int) -> list[int] | None:
         """Return an integer list that older opsets keep in an attribute, newer ones in an input.
 
@@ -128,6 +132,14 @@ class NodeView:
         if value is None:
             raise RuleError(f"{name} is computed at run time")
         return [int(v) for v in np.atleast_1d(value)]
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Leave the node opaque.
+
+        Raises:
+            RuleError: always, with the reason.
+        """
+        raise RuleError(reason)
 
     # -- declarations -------------------------------------------------------------------------
     def couple(self, a: Axis, b: Axis) -> None:
@@ -156,12 +168,16 @@ class NodeView:
         self.record.contracts.append(Contract(slot, number, self.x(slot)[number]))
 
     def renorm(
-        self, slot: int, numbers: Sequence[int], kind: Literal["mean", "layer", "rms"]
+        self,
+        slot: int,
+        numbers: Sequence[int],
+        kind: Literal["mean", "layer", "rms"],
+        **form: Any,  # the further fields of Renorm
     ) -> None:
         """Declare statistics over axes of input `slot` (removal renormalises, is not zeroing)."""
         axes = tuple(self.x(slot)[i] for i in numbers)
         self.said.renorms.extend(axes)
-        self.record.renorms.append(Renorm(slot, tuple(numbers), axes, kind))
+        self.record.renorms.append(Renorm(slot, tuple(numbers), axes, kind, **form))
 
     def broadcast(self, inputs: Sequence[TensorAxes], output: TensorAxes) -> None:
         """Couple operands with the result under numpy broadcasting."""

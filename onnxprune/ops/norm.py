@@ -74,7 +74,7 @@ def _statistics(n: NodeView, first: int, kind: Literal["layer", "rms"]) -> None:
     """Statistics over the axes from `first` on; of varying length, they stay."""
     axes = n.x(0)[first:]
     if all(a == b for a, b in map(n.pair, axes)):
-        n.renorm(0, range(first, n.x(0).rank), kind)
+        n.renorm(0, range(first, n.x(0).rank), kind, epsilon=n.attr("epsilon", 1e-5))
     else:
         n.protect(axes, "normalised along an axis of varying length")
 

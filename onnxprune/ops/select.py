@@ -72,6 +72,11 @@ def split(n: NodeView) -> None:
         Example("{y} = Slice({x}, {i:[1,0]}, {i:[9223372036854775807,W]}, {i:[1,3]}, {i:[2,2]})"),
         Example("{y} = Slice({x}, {i:[-2]}, {i:[0]}, {i:[-1]}, {i:[-1]})", rank=2),
         Example(
+            "{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[1]}, {i:[2]})\n"
+            "{t3} = Slice({w:40,C}, {i:[0]}, {t2}, {i:[0]})\n{y} = Add({x}, {t3})",
+            rank=3,
+        ),
+        Example(
             "{t1} = Slice({x}, {i:[0]}, {i:[C/2]}, {i:[2]})\n{t2} = Slice({x}, {i:[C/2]}, {i:[C]}, {i:[2]})\n"
             "{t3} = Neg({t2})\n{y} = Concat<axis=2>({t3}, {t1})",
             rank=3,
@@ -82,6 +87,13 @@ def split(n: NodeView) -> None:
 def slices(n: NodeView) -> None:
     """Y picks a regular run of positions along some axes."""
     x, y = n.x(0), n.y()
+    if n.computed(1, 2, 4):
+        moving = n.attr_or_input("axes", 3) or range(n.x(1)[0].size)
+        stay = {axis % x.rank for axis in moving}
+        n.protect([t[i] for t in (x, y) for i in stay], "sliced at places computed at run time")
+        rest = [i for i in range(x.rank) if i not in stay]
+        n.same([x[i] for i in rest], [y[i] for i in rest])
+        return
     starts, ends = n.attr_or_input("starts", 1), n.attr_or_input("ends", 2)
     if starts is None or ends is None:
         raise RuleError("no starts or ends")
