@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .core.contracts import Progress
+
+log = logging.getLogger(__name__)
 
 
 class Clock:
@@ -27,4 +30,6 @@ class Clock:
         self.progress(step, 0, 0)
         start = time.perf_counter()
         yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.seconds[step] = self.seconds.get(step, 0.0) + took
+        log.info("%s: %.2f s", step, took)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnx import TensorProto
-
 from . import latency
 from .clock import Clock
 from .core.contracts import SURGERIES, RepairTask
@@ -114,15 +112,6 @@ def _compare(
         return evaluation, latency.compare(before, after, subject.feeds, progress=request.progress)
 
 
-def _bytes(subject: Subject) -> int:
-    """Return what the original takes on the disk, external weights included."""
-    protos = (
-        (w.proto.data_location == TensorProto.EXTERNAL, w.nbytes)
-        for w in subject.graph.weights.values()
-    )
-    return subject.path.stat().st_size + sum(size for external, size in protos if external)
-
-
 def _figures(subject: Subject, decision: Decision) -> dict[str, Change]:
     """Return MACs, parameters, bytes and removable units before and after, from the mask alone."""
     cost, mask = subject.cost, decision.mask
@@ -178,7 +167,7 @@ def _report(
 ) -> PruneReport:
     figures = _figures(subject, decision)
     if files:  # what the files really take, not what was foreseen
-        figures["bytes"] = Change(_bytes(subject), sum(file.stat().st_size for file in files))
+        figures["bytes"] = Change(subject.size, sum(file.stat().st_size for file in files))
     samples = (subject.calibration, subject.held_out)
     return PruneReport(
         model=subject.path,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from onnx import TensorProto
+
 from .clock import Clock
 from .core.analysis import Analysis, CostModel
 from .core.contracts import Samples
@@ -26,6 +28,7 @@ class Subject:
 
     Attributes:
         path: of the file.
+        size: bytes on the disk, external weights included.
         graph: as read from the file.
         analysis: of its normal form.
         cost: at the shapes of `feeds`.
@@ -34,6 +37,7 @@ class Subject:
     """
 
     path: Path
+    size: int
     graph: Graph
     analysis: Analysis
     cost: CostModel
@@ -62,7 +66,12 @@ def study(request: PruneRequest, clock: Clock) -> Subject:
         calibration, held_out = _split(request, graph)
         feeds = example(graph, calibration)
         cost = CostModel(analysis, instance_of(analysis.graph, feeds))
-    return Subject(path, graph, analysis, cost, feeds, calibration, held_out)
+    return Subject(path, _size(path, graph), graph, analysis, cost, feeds, calibration, held_out)
+
+
+def _size(path: Path, graph: Graph) -> int:
+    outside = [w for w in graph.weights.values() if w.proto.data_location == TensorProto.EXTERNAL]
+    return path.stat().st_size + sum(weight.nbytes for weight in outside)
 
 
 def _refuse_output(request: PruneRequest) -> None:
