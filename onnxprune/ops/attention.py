@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from onnxprune.core.positions import Axis
 from onnxprune.core.rules import Example, NodeView, RuleError, TensorAxes, op
 
-_RANK = 4  # (batch, heads, length, dimension); the flat form (batch, length, heads x dimension) has 3
+_RANK = (
+    4  # (batch, heads, length, dimension); the flat form (batch, length, heads x dimension) has 3
+)
 
 Heads = tuple[Axis, Axis]  # heads, dimension of each
 

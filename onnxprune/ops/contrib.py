@@ -133,7 +133,8 @@ def fused_conv_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[st
         size = tuple(-(-x[i + 2] // strides[i]) for i in range(rank))
     else:
         size = tuple(
-            (x[i + 2] + pads[i] + pads[i + rank] - dilations[i] * (w[i + 2] - 1) - 1) // strides[i] + 1
+            (x[i + 2] + pads[i] + pads[i + rank] - dilations[i] * (w[i + 2] - 1) - 1) // strides[i]
+            + 1
             for i in range(rank)
         )
     return {node.output[0]: (x[0], w[0], *size)}

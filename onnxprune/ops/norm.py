@@ -113,7 +113,19 @@ def group_norm(n: NodeView) -> None:
     n.attr_is_length("num_groups", groups)
 
 
+@OP_RULES.shape("MeanVarianceNormalization")
 @OP_RULES.shape("GroupNormalization")
 def group_norm_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """Output shape = input shape (onnx infers none from opset 21 on)."""
+    """Output shape = input shape, which onnx does not infer."""
     return {node.output[0]: shapes[node.input[0]]}
+
+
+@op(
+    "MeanVarianceNormalization",
+    examples=[Example("{y} = MeanVarianceNormalization<axes=[2,3]>({x})")],
+)
+def mean_variance(n: NodeView) -> None:
+    """Y is normalised over some axes, which stay."""
+    x = n.x(0)
+    n.same(x, n.y())
+    n.protect([x[i] for i in n.attr("axes") or [0, 2, 3]])
