@@ -85,3 +85,8 @@ def groups_of(analysis: Analysis, tensor: str, axis: int = 0) -> list[Group]:
     return [
         g for g, members in zip(analysis.groups, owned, strict=True) if (tensor, axis) in members
     ]
+
+
+def members(analysis: Analysis) -> list[set[tuple[str, int]]]:
+    """The weight axes of each group."""
+    return [{(m.tensor, m.axis) for m in group.members} for group in analysis.groups]

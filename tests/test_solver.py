@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.core.analysis import Analysis, Group
+from onnxprune.core.analysis import Group
 from onnxprune.core.positions import CouplingError, Declarations, Space
-from tests.handmade import examined, group_of, groups_of, handmade, ints, proved
+from tests.handmade import examined, group_of, groups_of, handmade, ints, members, proved
 
 
 def rows(group: Group, tensor: str, axis: int = 0) -> set[tuple[int, ...]]:
@@ -18,10 +18,6 @@ def rows(group: Group, tensor: str, axis: int = 0) -> set[tuple[int, ...]]:
 
 def singles(count: int) -> set[tuple[int, ...]]:
     return {(i,) for i in range(count)}
-
-
-def members(analysis: Analysis) -> list[set[tuple[str, int]]]:
-    return [{(m.tensor, m.axis) for m in group.members} for group in analysis.groups]
 
 
 def test_a_chain_has_a_group_for_each_layer_between_input_and_output() -> None:

@@ -310,6 +310,7 @@ def fold(graph: Graph, shapes: Shapes) -> Graph:
         for node in result.nodes
         if not all(n in shapes.frozen and n not in outputs for n in node.output if n)
     ]
+    result.nodes = _still_read(result.nodes, before, outputs)
     after = _reads(result.nodes)
     made = {name for node in result.nodes for name in node.output}
     for name in sorted(after & shapes.frozen.keys() - made):
@@ -318,6 +319,16 @@ def fold(graph: Graph, shapes: Shapes) -> Graph:
     for name in before - after - outputs:
         result.weights.pop(name, None)
     return result
+
+
+def _still_read(nodes: list[NodeProto], before: set[str], outputs: set[str]) -> list[NodeProto]:
+    """Drop nodes whose results were read before folding and no longer are (a Shape, mostly)."""
+    kept, needed = [], set(outputs)
+    for node in reversed(nodes):
+        if any(name in needed or name not in before for name in node.output if name):
+            kept.append(node)
+            needed |= _reads([node])
+    return kept[::-1]
 
 
 def _reads(nodes: Iterable[NodeProto]) -> set[str]:
