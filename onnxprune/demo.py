@@ -44,7 +44,7 @@ def demo(folder: Path | str = "onnxprune-demo", *, progress: Progress = silent) 
     """
     home = Path(folder)
     try:
-        _unpack(home)
+        unpack(home)
     except OSError as error:
         raise OnnxPruneError(
             f"cannot write to '{home}': {error.strerror}; choose another folder"
@@ -55,7 +55,7 @@ def demo(folder: Path | str = "onnxprune-demo", *, progress: Progress = silent) 
     return Demo(report, test)
 
 
-def _unpack(home: Path) -> None:
+def unpack(home: Path) -> None:
     """Write the model and its digits; those for training carry no labels, as none are needed."""
     home.mkdir(parents=True, exist_ok=True)
     shipped = files("onnxprune.models")

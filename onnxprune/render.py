@@ -154,7 +154,7 @@ def verification_report(found: Verification) -> RenderableType:
 def demo_report(found: Demo, *, every: bool = False) -> RenderableType:
     """Return what the demo did, and accuracy on test digits."""
     table = Table(
-        "", "before", "after", "", title=f"{found.test.samples} test digits, seen by nobody before"
+        "", "before", "after", "", title=f"{found.test.samples} test digits, never used before"
     )
     for row in _accuracy_rows(found.test):
         table.add_row(*row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnxprune.core.contracts import CRITERIA, REPAIRS, SURGERIES, Samples
 from onnxprune.core.errors import BudgetError, OnnxPruneError, ProofError
 from onnxprune.core.graph import Array
 from onnxprune.core.runtime import Session
+from onnxprune.demo import unpack
 from onnxprune.dependency import analyse
 from onnxprune.discover import discover
 from onnxprune.example import instance_of
@@ -361,3 +363,19 @@ def test_out_of_reach_is_refused_before_any_sample_is_run(model: Path) -> None:
         onnxprune.prune(model, data=Samples(64, read), macs=0.001)
 
     assert sum(reads) <= 1, "one sample is read for its shape"
+
+
+def test_the_readme_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Python blocks of the README run in the folder of the demo."""
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    unpack(tmp_path)
+
+    for block in blocks:
+        exec(compile(block, str(readme), "exec"), {})
+
+    assert "Change(before=" in capsys.readouterr().out
