@@ -178,14 +178,14 @@ def random_input(
     """Draw one input: N(0, 1) for floats, valid indices for integers, fair coins for booleans."""
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if dtype.kind == "b":
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in "iu":
         tables = [
             graph.weights[n.input[0]].shape[0]
             for n in graph.nodes
             if n.op_type == "Gather" and n.input[1] == value.name and n.input[0] in graph.weights
         ]
-        return rng.integers(0, min(tables, default=2), shape).astype(dtype)
+        return np.asarray(rng.integers(0, min(tables, default=2), shape), dtype)
     return np.asarray(rng.standard_normal(shape)).astype(dtype)
 
 

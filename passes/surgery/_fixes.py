@@ -88,13 +88,8 @@ class Rewriter:
             len(self.mask.kept(axis)) if length is not None else unknown
             for axis, length in zip(fix.axes, fix.lengths, strict=True)
         ]
-        attribute = next((a for a in node.attribute if a.name == "shape"), None)
-        name = node.input[fix.slot] if fix.slot < len(node.input) else ""
-        if attribute is not None:
-            old = np.array(attribute.ints)
-            del attribute.ints[:]
-            attribute.ints.extend(_patched(old, shrinks, entries).tolist())
-        elif name in self.graph.weights:
+        name = node.input[fix.slot]
+        if name in self.graph.weights:
             old = self.graph.weights[name].array
             node.input[fix.slot] = self._add(name, _patched(old, shrinks, entries))
         else:
