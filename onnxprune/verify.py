@@ -29,7 +29,7 @@ TOLERANCE = 1e-4  # relative to the largest output: float32 rounding through dee
 QUANTISED_TOLERANCE = 2e-2  # one rounding tie moves a quantised tensor by one step
 # an ill-conditioned model: the oracle itself moves when onnxruntime merely reorders its sums
 NOISE_FACTOR, NOISE_CAP = 4.0, 1e-2
-_OTHER_SIZES = ((2, 5, 64), (3, 9, 96))
+_OTHER_SIZES = ((2, 5, 64), (3, 9, 96), (1, 6, 64))  # batch, sequence, image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _complaint(model: ModelProto) -> str | None:
 
 
 def other_sizes(graph: Graph, seed: int = 0) -> Iterator[dict[str, Array]]:
-    """Yield random inputs, at two settings of the symbolic dimensions if there are any."""
+    """Yield random inputs, at several settings of the symbolic dimensions if there are any."""
     rng = np.random.default_rng(seed)
     shapes = [{v.name: input_shape(v, sizes) or () for v in graph.inputs} for sizes in _OTHER_SIZES]
     for shape in shapes if shapes[0] != shapes[1] else shapes[:1]:

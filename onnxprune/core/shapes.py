@@ -237,7 +237,8 @@ class _Run:
         elif all(i in self.state.values for i in node.input if i) and self._worth_folding(node):
             values = {i: self._value(i) for i in node.input if i}
             try:
-                found = ReferenceEvaluator(_as_function(node, self.imports)).run(None, values)
+                with np.errstate(all="ignore"):  # log(0) on the way to a masked entry is fine
+                    found = ReferenceEvaluator(_as_function(node, self.imports)).run(None, values)
                 results = [np.asarray(value) for value in found]
             except Exception as error:  # noqa: BLE001 - the reference backend raises anything: not folded
                 log.debug("not folded: %s '%s': %s", node.op_type, node.name, error)
