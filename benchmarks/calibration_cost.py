@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -62,9 +62,10 @@ def resnet56(folder: Path) -> Path:
     return export(CifarResNet(56), [torch.zeros(2, 3, 32, 32)], folder / "resnet56.onnx")
 
 
-MODELS: dict[str, tuple[Callable[[Path], Path], int]] = {
-    "ResNet-50": (resnet50, 224),
-    "ResNet-56": (resnet56, 32),
+# what writes the model, height and width of its input, samples that take some seconds
+MODELS: dict[str, tuple[Callable[[Path], Path], int, int]] = {
+    "ResNet-50": (resnet50, 224, 128),
+    "ResNet-56": (resnet56, 32, 2048),
 }
 
 
@@ -127,7 +128,8 @@ def one(path: str, size: str, count: str, statistic: str) -> None:
     """Collect one statistic and print the peak of this process."""
     analysis = analyse(Graph.from_model(onnx.load(path)))
     collect(analysis, drawn(analysis, int(size), int(count)), {statistic}, rows=16)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's too
+    print(int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1e3)
 
 
 def table(results: dict[str, dict[str, float]]) -> rich.table.Table:
@@ -144,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--samples", type=int, help="default: 128 and 2,048")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also 512 against 5,000 samples")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
@@ -158,9 +160,11 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models:
-            write, size = MODELS[name]
+            write, size, usual = MODELS[name]
             path = write(Path(folder))
-            results[name] = times(path, size, asked.samples, asked.rounds, asked.statistics)
+            results[name] = times(
+                path, size, asked.samples or usual, asked.rounds, asked.statistics
+            )
             for statistic in asked.statistics if asked.memory else ():
                 for count in (512, 5000):
                     results[name][f"{statistic} MB at {count}"] = peak(path, size, count, statistic)
