@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.errors import InternalError
 from onnxprune.core.graph import Graph
 from onnxprune.passes.surgery.channels import remove_channels
-from tests.handmade import Array, examined, groups_of, handmade, ints, members, proved
+from tests.handmade import examined, groups_of, handmade, ints, members, proved
 
 
 def without(analysis: Analysis, tensor: str, *positions: int) -> ModelProto:
@@ -28,8 +30,10 @@ def without(analysis: Analysis, tensor: str, *positions: int) -> ModelProto:
 
 
 def only(model: ModelProto, op_type: str) -> onnx.NodeProto:
-    (node,) = (n for n in model.graph.node if n.op_type == op_type)
-    return node
+    nodes: list[onnx.NodeProto] = [n for n in model.graph.node if n.op_type == op_type]
+
+    assert len(nodes) == 1
+    return nodes[0]
 
 
 def value(model: ModelProto, name: str) -> list[int]:
@@ -49,7 +53,7 @@ def option_a(opset: int) -> ModelProto:
     """A residual block that doubles the channels: x[:, :, ::2, ::2] between two new ones each side."""
     if opset >= 11:
         pad, slices = "Pad(s, pads)", "Slice(a, starts, ends, axes, steps)"
-        constants: dict[str, Array] = {
+        constants: dict[str, Any] = {
             "pads": ints(0, 2, 0, 0, 0, 2, 0, 0), "starts": ints(0, 0), "ends": ints(99, 99),
             "axes": ints(2, 3), "steps": ints(2, 2),
         }  # fmt: skip
@@ -189,7 +193,7 @@ def test_channels_padded_and_cropped(before: int, after: int) -> None:
     ],
 )
 def test_pieces_of_a_split_in_every_form(text: str, opset: int) -> None:
-    given = {"lengths": ints(3, 3)} if "lengths" in text else {}
+    given: dict[str, Any] = {"lengths": ints(3, 3)} if "lengths" in text else {}
     proved(
         handmade(
             f"""(float[N,3,4,4] u) => (float[N,2,4,4] y, float[N,2,4,4] z) {{
@@ -248,7 +252,7 @@ def test_group_counts_are_written() -> None:
 def test_attributes_that_later_became_operands(opset: int) -> None:
     """Slice, Pad, Squeeze, Unsqueeze, Clip, Upsample, ReduceSum and Softmax before opset 10."""
     upsample = "Upsample<scales=[1.0,1.0,2.0,2.0]>(g)" if opset < 9 else "Upsample(g, scales)"
-    given = {} if opset < 9 else {"scales": np.array([1, 1, 2, 2], np.float32)}
+    given: dict[str, Any] = {} if opset < 9 else {"scales": np.array([1, 1, 2, 2], np.float32)}
     proved(
         handmade(
             f"""(float[N,3,8,8] u) => (float[N,2,16,16] y) {{
@@ -275,7 +279,7 @@ def test_softmax_of_old_opsets_flattens_from_its_axis_on() -> None:
         b = Softmax<axis=2>(a)
         y = Conv(b, w2)
     }"""
-    weights = {"w1": (6, 3, 1, 1), "b1": (6,), "w2": (2, 6, 1, 1)}
+    weights: dict[str, Any] = {"w1": (6, 3, 1, 1), "b1": (6,), "w2": (2, 6, 1, 1)}
 
     assert len(proved(handmade(text, opset=11, **weights)).groups) == 1
     assert len(proved(handmade(text, opset=13, **weights)).groups) == 1
