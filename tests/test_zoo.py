@@ -114,7 +114,7 @@ def test_a_random_third_of_every_group(subject: Subject, rng: np.random.Generato
 
     proof = subject.prove(analysis.mask(np.concatenate(thirds)))  # raises unless it holds
 
-    assert proof.runs == 3
+    assert proof.runs >= 3  # the samples, and drawn inputs at other batch sizes
     assert proof.moved > 0.05
 
 
