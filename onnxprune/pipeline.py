@@ -9,6 +9,7 @@ everything has succeeded; then model and plan appear together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import latency
@@ -30,6 +31,7 @@ from .study import Subject, study
 from .verify import Proof, check_model, prove
 
 _PROVED_ON = 4  # samples; drawn inputs at other sizes come on top
+_USEFUL = 0.5  # agreement below which the model is of no use as it is
 
 
 def prune(request: PruneRequest) -> PruneReport:
@@ -187,7 +189,7 @@ def _report(
         seconds=clock.seconds,
         notes=(
             *decision.notes,
-            *_fell_back(request, times),
+            *_notes(request, evaluation, times),
             *(samples[0].notes if samples[0] else ()),
         ),
     )
@@ -198,8 +200,15 @@ def _asked(request: PruneRequest, decision: Decision) -> str:
     return budget if request.plan is None else f"plan '{Path(request.plan).name}' ({budget})"
 
 
-def _fell_back(request: PruneRequest, times: Latency | None) -> tuple[str, ...]:
-    """Say so if another provider ran than the one asked for."""
-    if times is None or times.provider == request.provider:
-        return ()
-    return (f"{request.provider} does not run here, {times.provider} did: see `onnxprune doctor`",)
+def _notes(
+    request: PruneRequest, evaluation: Evaluation | None, times: Latency | None
+) -> Iterator[str]:
+    """Say what the figures alone do not make plain."""
+    if times is not None and times.provider != request.provider:
+        yield f"{request.provider} does not run here, {times.provider} did: see `onnxprune doctor`"
+    agreement = None if evaluation is None else evaluation.agreement
+    if agreement is not None and agreement < _USEFUL:
+        yield (
+            "most answers on held-out samples differ from the original's: "
+            "ask for less, or train the pruned model again"
+        )

@@ -1,9 +1,9 @@
-"""Reports as tables for people; every number has its unit."""
+"""Reports as tables and lines for people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
@@ -12,247 +12,191 @@ from rich.table import Table
 
 from .demo import Demo
 from .evaluate import Accuracy, Evaluation
-from .latency import Latency, Timing
+from .latency import Latency
 from .overview import FrozenView, Overview
 from .planfile import Change
 from .recheck import Verification
-from .report import PruneReport
+from .report import PruneReport, Width
 from .verify import Proof
+from .words import amount, arrow, digits, inputs, kept, less, share, size
 
 _SHOWN_FROM = 0.1  # seconds
 _NOISY = 1.5  # third over first quartile of latency
 _MOST_ROWS = 40  # groups; the rest is summed up in one row unless asked for
+_Row = tuple[str, ...]
 
 
-def prune_report(report: PruneReport, *, every: bool = False) -> RenderableType:
-    """Return before and after of a prune; `every` lists groups that kept all."""
-    written = {"macs": ("MACs", amount), "params": ("parameters", amount), "bytes": ("file", size)}
-    rows = []
-    for name, (label, write) in written.items():
-        change = report.figures[name]
-        rows.append((label, write(change.before), write(change.after), _less(change)))
-    if report.latency is not None:
-        rows.append(_latency_row(report.latency))
-    if report.evaluation is not None:
-        rows += _accuracy_rows(report.evaluation)
-    table = Table("", "before", "after", "")
-    for column in table.columns[1:3]:
-        column.justify = "right"
+def _table(*columns: str, rows: Iterable[_Row], title: str | None = None, texts: int = 1) -> Table:
+    """Return a table whose first `texts` columns are text that may fold, the others numbers."""
+    table = Table(title=None if title is None else escape(title))
+    for number, name in enumerate(columns):
+        if number < texts:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, no_wrap=True, justify="right")
     for row in rows:
-        table.add_row(*row)
-    return Lines(_title(report), _widths(report, every=every), table, *_findings(report))
-
-
-def _title(report: PruneReport) -> str:
-    repair = "no repair" if report.repair == "none" else f"{report.repair} repair"
-    return f"[bold]{escape(report.model.name)}[/]: {escape(report.asked)}, {report.criterion}, {repair}"
-
-
-def _latency_row(times: Latency) -> tuple[str, str, str, str]:
-    noisy = max(t.high / t.low for t in (times.before, times.after)) > _NOISY
-    change = f"{times.speedup:.2f}x as fast{' (noisy machine)' if noisy else ''}"
-    return "latency", _timing(times.before), _timing(times.after), change
-
-
-def _timing(timing: Timing) -> str:
-    return f"{timing.median:.3g} ms"
-
-
-def _accuracy_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    before, after = evaluation.reference, evaluation.accuracy
-    if before is None or after is None:
-        return []
-    rows = [("accuracy", share(before.top1), share(after.top1), _points(before.top1, after.top1))]
-    if before.top5 is not None and after.top5 is not None:
-        rows.append(
-            ("top 5", share(before.top5), share(after.top5), _points(before.top5, after.top5))
-        )
-    return rows
-
-
-def _points(before: float, after: float) -> str:
-    return f"{100 * (after - before):+.2f} points"
-
-
-def _widths(report: PruneReport, *, every: bool) -> Table:
-    shown = [w for w in report.widths if every or w.units.after < w.units.before]
-    table = Table("group", "units", "channels", "kept", title="widths")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for width in shown if every else shown[:_MOST_ROWS]:
-        table.add_row(
-            escape(width.name), _arrow(width.units), _arrow(width.channels), _kept(width.units)
-        )
-    if len(shown) > _MOST_ROWS and not every:
-        rest = shown[_MOST_ROWS:]
-        units = Change(sum(w.units.before for w in rest), sum(w.units.after for w in rest))
-        table.add_row(f"{len(rest)} more, see -v", _arrow(units), "", _kept(units))
-    if whole := len(report.widths) - len(shown):
-        table.caption = f"{whole} more groups keep all their units"
+        table.add_row(*map(escape, row))
     return table
 
 
-def _findings(report: PruneReport) -> Iterable[str]:
-    yield f"[dim]one run of {_inputs(report.inputs)}[/]"
+def prune_report(report: PruneReport, *, every: bool = False) -> RenderableType:
+    """Return before and after of a prune; `every` lists all groups, also those that kept all."""
+    repair = "no repair" if report.repair == "none" else f"{report.repair} repair"
+    title = f"[bold]{escape(report.model.name)}[/]: {escape(report.asked)}, {report.criterion}, {repair}"
+    figures = _table("", "before", "after", "", rows=_figures(report))
+    return Lines(title, _widths(report, every=every), figures, *_findings(report))
+
+
+def _figures(report: PruneReport) -> Iterator[_Row]:
+    written = {"macs": ("MACs", amount), "params": ("parameters", amount), "bytes": ("file", size)}
+    for name, (label, write) in written.items():
+        change = report.figures[name]
+        yield label, write(change.before), write(change.after), less(change)
+    if report.latency is not None:
+        yield _latency(report.latency)
+    if report.evaluation is not None:
+        yield from _accuracy(report.evaluation)
+
+
+def _latency(times: Latency) -> _Row:
+    noisy = max(t.high / t.low for t in (times.before, times.after)) > _NOISY
+    medians = (f"{digits(t.median)} ms" for t in (times.before, times.after))
+    return "latency", *medians, f"{times.speedup:.2f}x as fast{', noisy' if noisy else ''}"
+
+
+def _accuracy(evaluation: Evaluation) -> Iterator[_Row]:
+    """Yield accuracy of the reference and of the model."""
+    before, after = evaluation.reference, evaluation.accuracy
+    for label, name in (("accuracy", "top1"), ("top 5", "top5")):
+        a, b = getattr(before, name, None), getattr(after, name, None)
+        if a is not None and b is not None:
+            yield label, share(a), share(b), f"{100 * (b - a):+.2f} points"
+
+
+def _widths(report: PruneReport, *, every: bool) -> Table:
+    changed = [w for w in report.widths if every or w.units.after < w.units.before]
+    shown = changed if every else changed[:_MOST_ROWS]
+    rows = [(w.name, arrow(w.units), arrow(w.channels), kept(w.units)) for w in shown]
+    if rest := changed[len(shown) :]:
+        units = _sum(rest)
+        rows.append((f"{len(rest)} more, see -v", arrow(units), "", kept(units)))
+    table = _table("group", "units", "channels", "kept", rows=rows)
+    if whole := len(report.widths) - len(changed):
+        table.caption = f"{whole} more {'group keeps' if whole == 1 else 'groups keep'} all units"
+    return table
+
+
+def _sum(widths: list[Width]) -> Change:
+    return Change(sum(w.units.before for w in widths), sum(w.units.after for w in widths))
+
+
+def _findings(report: PruneReport) -> Iterator[str]:
+    yield f"[dim]one run of {escape(inputs(report.inputs))}[/]"
     if report.proof is not None:
         yield _proved(report.proof)
     elif report.output is not None:
         yield "[yellow]not proved[/]: --no-verify"
     if report.evaluation is not None:
-        yield f"on {report.held_out} held-out samples: {likeness(report.evaluation)}"
-    for note in report.notes:
-        yield f"[yellow]note[/]: {escape(note)}"
+        yield f"on {report.held_out} held-out samples: {_likeness(report.evaluation)}"
+    yield from _notes(report.notes)
     slow = ", ".join(f"{step} {t:.1f}" for step, t in report.seconds.items() if t >= _SHOWN_FROM)
     yield f"[dim]{sum(report.seconds.values()):.1f} s{f': {slow}' if slow else ''}[/]"
-    if report.output is not None:
-        yield f"wrote {escape(str(report.output))} and {escape(str(report.plan))}"
-    else:
-        yield f"wrote {escape(str(report.plan))} only (dry run)"
+    written = [str(p) for p in (report.output, report.plan) if p is not None]
+    yield f"wrote {escape(' and '.join(written))}{'' if report.output else ' only (dry run)'}"
 
 
-def likeness(evaluation: Evaluation) -> str:
-    """Say how like the reference a model is, in words."""
-    parts = []
-    if evaluation.agreement is not None:
-        parts.append(f"{share(evaluation.agreement)} agree with the original")
-    if evaluation.error is not None:
-        parts.append(f"outputs differ by {share(evaluation.error)}" if math.isfinite(evaluation.error)
-                     else "outputs have other shapes")  # fmt: skip
-    return ", ".join(parts) or "no reference"
-
-
-def evaluation_report(evaluation: Evaluation) -> RenderableType:
-    """Return accuracy and likeness."""
-    table = Table("", "model", title=f"{evaluation.samples} samples")
-    if evaluation.reference is not None:
-        table.add_column("reference")
-    for name in ("top1", "top5"):
-        values = [
-            _share_of(a, name) for a in (evaluation.accuracy, evaluation.reference) if a is not None
-        ]
-        if any(values):
-            table.add_row("accuracy" if name == "top1" else "top 5", *values)
-    if evaluation.agreement is not None:
-        table.add_row("agreement", share(evaluation.agreement))
-    for output, error in evaluation.errors.items():
-        table.add_row(
-            f"error of '{escape(output)}'", share(error) if math.isfinite(error) else "other shape"
-        )
-    return table
-
-
-def verification_report(found: Verification) -> RenderableType:
-    """Return what a check of a pruned file found."""
-    lines = [
-        f"{escape(str(found.model))} has the planned structure ({found.weights} weights), is valid and runs"
-    ]
-    if found.proof is not None:
-        lines.append(_proved(found.proof))
-    return Lines(*lines, *(f"[yellow]note[/]: {escape(note)}" for note in found.notes))
-
-
-def demo_report(found: Demo, *, every: bool = False) -> RenderableType:
-    """Return what the demo did, and accuracy on test digits."""
-    table = Table(
-        "", "before", "after", "", title=f"{found.test.samples} test digits, never used before"
-    )
-    for row in _accuracy_rows(found.test):
-        table.add_row(*row)
-    return Lines(prune_report(found.report, every=every), table)
+def _notes(notes: Iterable[str]) -> Iterator[str]:
+    yield from (f"[yellow]note[/]: {escape(note)}" for note in notes)
 
 
 def _proved(proof: Proof) -> str:
     return (
-        f"[green]proved[/]: equal to the original with the removed parts silenced, within {proof.gap:.1e} "
-        f"(allowed {proof.tolerance:.0e}), on {proof.runs} inputs"
+        "[green]proved[/]: equal to the original with the removed parts silenced, within "
+        f"{proof.gap:.1e} (allowed {proof.tolerance:.0e}), on {proof.runs} inputs"
     )
 
 
-def _share_of(accuracy: Accuracy, name: str) -> str:
-    value = getattr(accuracy, name)
-    return "" if value is None else share(value)
+def _likeness(evaluation: Evaluation) -> str:
+    """Say how like the original a model is, in words."""
+    parts = []
+    if evaluation.agreement is not None:
+        parts.append(f"{share(evaluation.agreement)} agree with the original")
+    if evaluation.error is not None:
+        parts.append(f"outputs differ by {_error(evaluation.error)}")
+    return ", ".join(parts)
+
+
+def _error(value: float) -> str:
+    return share(value) if math.isfinite(value) else "their shape"
+
+
+def evaluation_report(evaluation: Evaluation) -> RenderableType:
+    """Return accuracy and likeness."""
+    models = [evaluation.accuracy, evaluation.reference]
+    head = ["model", *(["reference"] if evaluation.reference is not None else [])]
+    rows = [
+        (label, *(share(getattr(m, name)) for m in models if m is not None))
+        for label, name in (("accuracy", "top1"), ("top 5", "top5"))
+        if _has(models, name)
+    ]
+    if evaluation.agreement is not None:
+        rows.append(("agreement with the reference", share(evaluation.agreement)))
+    rows += [(f"difference of '{name}'", _error(e)) for name, e in evaluation.errors.items()]
+    return _table("", *head, rows=rows, title=f"{evaluation.samples} samples")
+
+
+def _has(models: Iterable[Accuracy | None], name: str) -> bool:
+    return any(m is not None and getattr(m, name) is not None for m in models)
+
+
+def verification_report(found: Verification) -> RenderableType:
+    """Return what a check of a pruned file found."""
+    name = escape(str(found.model))
+    lines = [f"{name} has the planned structure ({found.weights} weights), is valid and runs"]
+    if found.proof is not None:
+        lines.append(_proved(found.proof))
+    return Lines(*lines, *_notes(found.notes))
+
+
+def demo_report(found: Demo, *, every: bool = False) -> RenderableType:
+    """Return what the demo did, and accuracy on test digits."""
+    title = f"{found.test.samples} test digits, never used before"
+    test = _table("", "before", "after", "", rows=_accuracy(found.test), title=title)
+    return Lines(prune_report(found.report, every=every), test)
 
 
 def overview_report(view: Overview) -> RenderableType:
     """Return what can be removed and what cannot."""
-    groups = Table("group", "kind", "units", "width", "weights", "readers", "MACs", "parameters",
-                   title=f"{escape(view.model.name)}: what can be removed")  # fmt: skip
-    for column in groups.columns[2:]:
-        column.justify = "right"
-    for group in view.groups:
-        groups.add_row(escape(group.name), group.kind, str(group.units), str(group.width), str(group.members),
-                       str(group.readers), amount(group.macs), amount(group.params))  # fmt: skip
-    parts: list[RenderableType] = [groups] if view.groups else []
-    parts += [_reasons("frozen: outputs of these weights stay", view.frozen)] if view.frozen else []
-    parts += (
-        [_reasons("opaque: all that these nodes touch stays", view.opaque)] if view.opaque else []
+    rows = (
+        (g.name, g.kind, str(g.units), str(g.width), str(g.members), str(g.readers),
+         amount(g.macs), amount(g.params))
+        for g in view.groups
+    )  # fmt: skip
+    columns = ("group", "kind", "units", "width", "weights", "readers", "MACs", "parameters")
+    title = f"{view.model.name}: what can be removed"
+    parts = [_table(*columns, rows=rows, title=title, texts=2)] if view.groups else []
+    parts += _reasons("frozen: the outputs of these weights stay", view.frozen)
+    parts += _reasons("opaque: all that these nodes touch stays", view.opaque)
+    figures = {"macs": ("MACs", amount), "params": ("parameters", amount), "size": ("file", size)}
+    changes = {n: Change(getattr(view.total, n), getattr(view.least, n)) for n in figures}
+    totals = (
+        (label, write(changes[n].before), write(changes[n].after), kept(changes[n]))
+        for n, (label, write) in figures.items()
     )
-    total = Table("", "now", "least reachable", "", title="totals")
-    for label, write, name in (
-        ("MACs", amount, "macs"),
-        ("parameters", amount, "params"),
-        ("bytes", size, "size"),
-    ):
-        change = Change(getattr(view.total, name), getattr(view.least, name))
-        total.add_row(label, write(change.before), write(change.after), _kept(change))
-    return Lines(*parts, total, f"[dim]one run of {_inputs(view.inputs)}[/]")
+    parts.append(_table("", "now", "least reachable", "", rows=totals))
+    return Lines(*parts, f"[dim]one run of {escape(inputs(view.inputs))}[/]")
 
 
-def _reasons(title: str, views: Iterable[FrozenView]) -> Table:
-    table = Table("why", "places", "for example", title=title)
-    for view in views:
-        more = ", ..." if view.count > len(view.examples) else ""
-        table.add_row(escape(view.reason), str(view.count), escape(", ".join(view.examples) + more))
-    return table
-
-
-def listing(title: str, entries: Mapping[str, str]) -> Table:
-    """Return a table of names and what they are."""
-    table = Table(title, "what")
-    for name, text in entries.items():
-        table.add_row(escape(name), escape(text))
-    return table
-
-
-def _inputs(inputs: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(
-        f"{escape(name)} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in inputs.items()
+def _reasons(title: str, views: tuple[FrozenView, ...]) -> list[Table]:
+    rows = (
+        (v.reason, ", ".join(v.examples) + ", ..." * (v.count > len(v.examples)), str(v.count))
+        for v in views
     )
-
-
-def amount(value: float) -> str:
-    """Write a count: 4.09 G, 25.6 M, 640.
-
-    >>> amount(25_557_032)
-    '25.6 M'
-    """
-    for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {prefix}"
-    return f"{value:.0f}"
-
-
-def size(value: float) -> str:
-    """Write bytes: 102 MB."""
-    return f"{amount(value)}B" if value >= 1000 else f"{value:.0f} B"
-
-
-def share(value: float) -> str:
-    """Write a share: 93.39 %."""
-    return f"{100 * value:.2f} %"
-
-
-def _arrow(change: Change) -> str:
     return (
-        f"{change.before:.0f} -> {change.after:.0f}"
-        if change.after != change.before
-        else f"{change.before:.0f}"
+        [_table("why", "for example", "places", rows=rows, title=title, texts=2)] if views else []
     )
 
 
-def _kept(change: Change) -> str:
-    return f"{100 * change.after / change.before:.0f} %" if change.before else ""
-
-
-def _less(change: Change) -> str:
-    return f"{change.before / change.after:.2f}x less" if change.after else ""
+def listing(title: str, entries: Mapping[str, str]) -> RenderableType:
+    """Return a table of names and what they are."""
+    return _table(title, "", rows=entries.items(), texts=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from types import TracebackType
 from typing import Self
@@ -73,7 +74,6 @@ class Screen:
         if self.as_json:
             sys.stdout.write(json.dumps(plain(result), indent=2, ensure_ascii=False) + "\n")
         elif not self.quiet:
-            console = Console(highlight=False)
-            if not console.is_terminal:
-                console = Console(highlight=False, width=_WIDTH)
+            plain_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+            console = Console(highlight=False, width=_WIDTH if plain_pipe else None)
             console.print(table)
