@@ -38,16 +38,17 @@ discover()
 _PLACEHOLDER = re.compile(r"\{(\w+?)(?::([^{}]*))?\}")
 _LENGTH = re.compile(r"(\d*)([CHW])(?:([/+-])(\d+))?")
 _ATTRIBUTE = re.compile(r"=(\d*[CHW](?:[/+-]\d+)?)(?=[,>])")
-_LARGEST_VALUE = 8192  # elements, for a batch of two
+_BATCH = 3  # of the values that shapes are read from; no example writes this length
+_LARGEST_VALUE = 12288  # elements
 _LARGEST_WEIGHT = 1 << 16  # elements
 _LOUDEST = 1e3
 _DEEP = 0.8  # how often a random graph grows at a stream that nothing reads yet
 
-# Graph inputs by rank of the stream: name, shape (names are symbolic), shape for a batch of two.
+# Graph inputs by rank of the stream: name, shape (names are symbolic), shape of its values.
 _SOURCES: dict[int, tuple[str, list[str | int], tuple[int, ...]]] = {
-    4: ("u", ["N", 3, 8, 8], (2, 3, 8, 8)),
-    3: ("v", ["N", "T", 3], (2, 5, 3)),
-    2: ("w", ["N", 6], (2, 6)),
+    4: ("u", ["N", 3, 8, 8], (_BATCH, 3, 8, 8)),
+    3: ("v", ["N", "T", 3], (_BATCH, 5, 3)),
+    2: ("w", ["N", 6], (_BATCH, 6)),
 }
 # Linear operators from {x} to `out` channels, by rank.
 _PRODUCERS = {
@@ -63,14 +64,14 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor that further nodes may read, with its value for a batch of two."""
+    """A tensor that further nodes may read, with a value of it."""
 
     name: str
     value: Array
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape for a batch of two."""
+        """Shape of the value."""
         return self.value.shape
 
     @property
@@ -86,7 +87,7 @@ class Stream:
     @property
     def grows(self) -> bool:
         """Whether examples may read it: floats, with the batch in front."""
-        return self.value.dtype == np.float32 and self.rank in _SOURCES and self.shape[0] == 2
+        return self.value.dtype == np.float32 and self.rank in _SOURCES and self.shape[0] == _BATCH
 
     def lengths(self) -> dict[str, int]:
         """What the letters of an example's lengths stand for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,11 @@ def weights(model: ModelProto) -> dict[str, bytes]:
 
 
 def gap(first: ModelProto, second: ModelProto) -> float:
-    """Largest relative difference of the outputs, on random inputs of two batch sizes."""
+    """Largest relative difference of the outputs, on random inputs of batches of two and three."""
     one, two = Session(first, optimise=False, threads=1), Session(second, optimise=False, threads=1)
     return max(
         relative_gap(expected, found)
-        for feeds in other_sizes(Graph.from_model(first))
+        for feeds in islice(other_sizes(Graph.from_model(first)), 2)
         for expected, found in zip(one.run(feeds).values(), two.run(feeds).values(), strict=True)
     )
 
