@@ -15,6 +15,8 @@ from .core.analysis import Analysis, CostModel, Group
 from .core.graph import Array
 from .select import Figures, least
 
+_TOLD = 4  # reasons in one line
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupView:
@@ -143,15 +145,20 @@ def by_reason(pairs: Iterable[tuple[str, str]]) -> tuple[FrozenView, ...]:
 
 def nothing_prunable(analysis: Analysis) -> str:
     """Say in one line why no group was found."""
-    reasons = [
-        *by_reason(_opaque(analysis)),
-        *by_reason((f.reason, f.tensor) for f in analysis.frozen),
-    ]
+    nodes, weights = (
+        by_reason(_opaque(analysis)),
+        by_reason((f.reason, f.tensor) for f in analysis.frozen),
+    )
+    reasons = [_counted(v, "node") for v in nodes] + [_counted(v, "weight") for v in weights]
     if not reasons:
         return "nothing can be removed: the model has no convolution or matrix product with weights"
-    listed = "; ".join(
-        f"{v.reason} ({v.count}: {', '.join(v.examples)}{', ...' * (v.count > 3)})"
-        for v in reasons[:4]
-    )
-    rest = f"; {len(reasons) - 4} more reasons, see `onnxprune inspect`" if len(reasons) > 4 else ""
-    return f"nothing can be removed: {listed}{rest}"
+    rest = len(reasons) - _TOLD
+    more = f"; and {rest} more, see `onnxprune inspect`" if rest > 0 else ""
+    return f"nothing can be removed: {'; '.join(reasons[:_TOLD])}{more}"
+
+
+def _counted(view: FrozenView, noun: str) -> str:
+    """Write "no rule for op If (2 nodes: If_1, If_2)"."""
+    nouns = noun if view.count == 1 else f"{noun}s"
+    more = ", ..." if view.count > len(view.examples) else ""
+    return f"{view.reason} ({view.count} {nouns}: {', '.join(view.examples)}{more})"

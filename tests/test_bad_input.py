@@ -221,7 +221,7 @@ def test_nothing_prunable_says_why_per_reason(
     said = refused(["prune", "m.onnx", "--ratio", "0.5"], home, capsys)
 
     assert "nothing can be removed" in said
-    assert "no rule for op my::Swirl (1: " in said
+    assert "no rule for op my::Swirl (1 node: " in said
 
 
 def test_inspect_of_nothing_prunable_still_answers(

@@ -1,0 +1,121 @@
+"""The options of the command line: what each is called, how it is read, and its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_BUDGET, _DATA, _CHOICE = "Budget, exactly one", "Samples", "How to choose and repair"
+
+Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL")]
+Folder = Annotated[Path, typer.Argument(help="Where to; made if need be.")]
+What = Annotated[str, typer.Argument(help="ops, criteria, repairs or sources.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
+Provider = Annotated[str, typer.Option(help="onnxruntime execution provider: cpu, cuda, ...")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+
+Macs = Annotated[
+    str | None,
+    typer.Option(help="Share of the MACs that may remain, or 1.2G.", rich_help_panel=_BUDGET),
+]
+Params = Annotated[
+    str | None,
+    typer.Option(help="Share of the parameters that may remain, or 6.9M.", rich_help_panel=_BUDGET),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Size of the file, 10MB, or share that may remain.", rich_help_panel=_BUDGET),
+]
+Ratio = Annotated[
+    str | None,
+    typer.Option(help="Share of the removable units to remove.", rich_help_panel=_BUDGET),
+]
+
+_DATA_HELP = "Inputs: .npz or .npy files, a folder of images, module:function, or random."
+DataText = Annotated[str | None, typer.Option("--data", help=_DATA_HELP, rich_help_panel=_DATA)]
+NeededData = Annotated[str, typer.Option("--data", help=_DATA_HELP, rich_help_panel=_DATA)]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        help="For images: JSON text, or a .json or .toml file, with size, mean, std, layout, ...",
+        rich_help_panel=_DATA,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Labels in the data, for accuracy.", metavar="KEY", rich_help_panel=_DATA),
+]
+Samples = Annotated[
+    int,
+    typer.Option(help="Calibrate on at most so many; others are held out.", rich_help_panel=_DATA),
+]
+MostSamples = Annotated[
+    int | None, typer.Option("--samples", help="Use at most so many.", rich_help_panel=_DATA)
+]
+
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        help="What scores units; default reconstruction with --data, else l2.",
+        rich_help_panel=_CHOICE,
+    ),
+]
+Repair = Annotated[
+    str | None,
+    typer.Option(
+        help="How the rest is refitted; default sequential with --data, else none.",
+        rich_help_panel=_CHOICE,
+    ),
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(
+        help="Rank units within each group (uniform) or over all (global).", rich_help_panel=_CHOICE
+    ),
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        help="Scores relative to their group: none, mean, sum, max, standard.",
+        rich_help_panel=_CHOICE,
+    ),
+]
+RoundTo = Annotated[
+    int,
+    typer.Option(help="Kept channels are a multiple of this, or all.", rich_help_panel=_CHOICE),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Groups or weights that stay whole: a name or pattern; repeatable.",
+        metavar="PATTERN",
+        rich_help_panel=_CHOICE,
+    ),
+]
+Floor = Annotated[
+    float,
+    typer.Option(help="Least share of every group's units that stays.", rich_help_panel=_CHOICE),
+]
+Ridge = Annotated[
+    float, typer.Option(help="Damping of the least-squares repair.", rich_help_panel=_CHOICE)
+]
+Rows = Annotated[
+    int,
+    typer.Option(help="Output positions read per sample and operator.", rich_help_panel=_CHOICE),
+]
+
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where to; default MODEL.pruned.onnx.")
+]
+Plan = Annotated[Path | None, typer.Option(help="Re-apply this plan instead of a budget.")]
+NeededPlan = Annotated[Path, typer.Option("--plan", help="The plan file.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Write the plan only.")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without the proof.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow the output to be the input.")]
+Reference = Annotated[Path | None, typer.Option(help="Compare with this ONNX file.")]
+Original = Annotated[Path | None, typer.Option(help="The model that was pruned: prove again.")]
