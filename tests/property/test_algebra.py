@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from onnxprune.core.analysis import Analysis, Mask
+from onnxprune.core.analysis import Analysis, CostModel, Mask
 from onnxprune.core.graph import Graph
+from onnxprune.core.rules import OP_RULES
 from onnxprune.core.runtime import Session
+from onnxprune.core.shapes import instantiate
 from onnxprune.dependency import analyse
 from onnxprune.normal import normalise
 from onnxprune.passes.surgery.channels import remove_channels
@@ -127,3 +129,30 @@ def test_a_saved_pruned_model_is_the_same_model(seed: int, rng: np.random.Genera
     again = analyse(loaded)
     mask = random_mask(again, rng, 0.4)
     prove(loaded, mask, remove_channels(mask))
+
+
+def figures(analysis: Analysis, mask: Mask | None = None) -> tuple[float, float]:
+    """MACs of one sample and parameters, of what a mask leaves."""
+    instance = instantiate(analysis.graph, OP_RULES.shape_functions)
+    assert instance is not None
+    cost = CostModel(analysis, instance)
+    lengths = cost.lengths(None if mask is None else mask.removed)
+    return cost.macs(lengths), cost.params(lengths)
+
+
+@each_graph
+def test_predicted_figures_are_those_of_the_pruned_graph(
+    seed: int, rng: np.random.Generator
+) -> None:
+    _, analysis = analysed(seed)
+    mask = random_mask(analysis, rng, 0.4)
+    pruned = remove_channels(mask)
+    numbers = {TensorProto.FLOAT, TensorProto.UINT8}  # what examples write as weights
+    counted = sum(
+        np.prod(w.shape)
+        for w in pruned.weights.values()
+        if w.shape and w.proto.data_type in numbers
+    )
+
+    assert figures(analysis, mask) == pytest.approx(figures(analyse(pruned)), rel=1e-12)
+    assert figures(analysis, mask)[1] == pytest.approx(counted, rel=1e-12)
