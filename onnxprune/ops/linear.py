@@ -78,7 +78,10 @@ def conv(n: NodeView) -> None:
         n.attr_is_length("group", groups)
     n.contract(0, 1)
     n.contract(1, 1)
-    if w.name in n.graph.weights:
+    same = n.attr("auto_pad", b"NOTSET").startswith(b"SAME")
+    sized = all(one == other for one, other in map(n.pair, x[2:]))
+    # SAME pads depend on the size of the image: without one of its own there is no fixed patch
+    if w.name in n.graph.weights and (sized or not same):
         bias = n.proto.input[2] if n.has(2) else None
         n.linear(
             x=x.name,
