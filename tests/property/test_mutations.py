@@ -57,6 +57,12 @@ GRAPHS = {
     "sum": Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{y} = Mul({x}, {t1})"),
     "layer": Example("{y} = LayerNormalization({x}, {s:C}, {b:C})", rank=3),
     "softmax": Example("{t1} = Softmax<axis=1>({x})\n{y} = Mul({t1}, {x2})"),
+    "lstm": Example(
+        "{t1} = Transpose<perm=[1,0,2]>({x})\n"
+        "{t2} = LSTM<hidden_size=6>({t1}, {w:1,24,C}, {w:1,24,6}, {w:1,48})\n"
+        "{t3} = Squeeze({t2}, {i:[1]})\n{y} = Transpose<perm=[1,0,2]>({t3})",
+        rank=3,
+    ),
     "transpose": Example(
         "{t1} = Transpose<perm=[2,0,1]>({x})\n{t2} = Mul({t1}, {w:1,1})\n{y} = Transpose<perm=[1,2,0]>({t2})",
         rank=3,
@@ -176,6 +182,10 @@ def roll_last_couple(view: NodeView) -> None:
     view.said.couples[0] = (a, b.at(np.roll(np.arange(b.size), 1)))
 
 
+def forget_last_contract(view: NodeView) -> None:
+    del view.record.contracts[-1]
+
+
 def mean_as_sum(view: NodeView) -> None:
     for renorm in view.record.renorms:
         pairs = zip(renorm.numbers, renorm.axes, strict=True)
@@ -218,6 +228,8 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "Flatten tiles instead of repeats": rule("Flatten", swap_factors),
     "Tile repeats instead of tiles": rule("Tile", swap_factors),
     "DepthToSpace takes CRD for DCR": rule("DepthToSpace", swap_factors),
+    "LSTM interleaves its gates": rule("LSTM", swap_factors),
+    "LSTM forgets what it remembers": rule("LSTM", forget_last_contract),
     "Transpose is the inverse": rule("Transpose", inverse_transpose),
     "Gemm rolls its weight": rule("Gemm", roll_last_couple),
     "Mul forgets its second operand": rule("Mul", forget_couples(1)),
