@@ -381,3 +381,33 @@ def test_the_source_is_never_edited() -> None:
 
     assert model.SerializeToString(deterministic=True) == before
     assert graph.to_model().SerializeToString(deterministic=True) == before
+
+
+def test_a_constant_that_something_else_reads_too_is_not_lost() -> None:
+    """A Reshape gets another shape; a body and a graph output go on reading the old one."""
+    model = handmade(
+        """(float[N,3,4,4] u, bool flag) => (float[N,2] y, float[N,3] z, int64[2] shape) {
+            a = Conv(u, w1, b1)
+            b = Reshape(a, shape)
+            c = Gemm<transB=1>(b, w2)
+            y = Relu(c)
+            d = Reshape(a, other)
+            e = Mul(d, gain)
+            g = ReduceMean<keepdims=0>(u, axes)
+            z = If(flag) <
+                then_branch = then () => (float[N,3] t) { t = Relu(g) },
+                else_branch = last () => (float[N,3] f) {
+                    h = Cast<to=1>(other)
+                    i = ReduceSum<keepdims=0>(h)
+                    f = Add(g, i)
+                }
+            >
+        }""",
+        w1=(6, 3, 1, 1), b1=(6,), w2=(2, 96), gain=(96,), shape=ints(-1, 96), other=ints(-1, 96),
+        axes=ints(2, 3),
+    )  # fmt: skip
+    result = without(examined(model), "w1", 0, 3)
+
+    onnx.checker.check_model(result, full_check=True)
+    assert value(result, "shape") == value(result, "other") == [-1, 96]
+    proved(model)

@@ -13,7 +13,7 @@ from onnx import ValueInfoProto
 
 from onnxprune.core.analysis import Mask
 from onnxprune.core.contracts import SURGERIES
-from onnxprune.core.graph import Graph, Weight
+from onnxprune.core.graph import Graph, Weight, captured_names
 
 from ._fixes import Rewriter
 
@@ -62,6 +62,7 @@ def _resize(value: ValueInfoProto, mask: Mask) -> None:
 def _forget_unread(graph: Graph, mask: Mask) -> None:
     """Drop weights that a rewritten node no longer reads."""
     before = {name for node in mask.analysis.graph.nodes for name in node.input}
-    after = {name for node in graph.nodes for name in node.input}
+    after = {name for node in graph.nodes for name in [*node.input, *captured_names(node)]}
+    after |= {value.name for value in graph.outputs}
     for name in before - after:
         graph.weights.pop(name, None)
