@@ -138,4 +138,6 @@ class Space:
 
     def silent(self) -> list[int]:
         """Return the axes of tensors that rules looked at and coupled with nothing: they must stay."""
-        return [a for a, (_, number) in enumerate(self.owners) if number >= 0 and a not in self._spoken]
+        return [
+            a for a, (_, number) in enumerate(self.owners) if number >= 0 and a not in self._spoken
+        ]
