@@ -31,7 +31,7 @@ QUANTISED_TOLERANCE = 2e-2  # one rounding tie moves a quantised tensor by one s
 NOISE_FACTOR, NOISE_CAP = 4.0, 1e-2
 # outputs all below this are a sigmoid far out or the like, which amplifies rounding without bound
 LEAST_SCALE = 1e-3
-_OTHER_SIZES = ((2, 5, 64), (3, 9, 96), (1, 6, 64))  # batch, sequence, image
+_OTHER_SIZES = ((2, 5, 64), (1, 9, 96))  # batch, sequence, image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _complaint(model: ModelProto) -> str | None:
 
 
 def other_sizes(graph: Graph, seed: int = 0) -> Iterator[dict[str, Array]]:
-    """Yield random inputs, at several settings of the symbolic dimensions if there are any."""
+    """Yield random inputs, at two settings of the symbolic dimensions if there are any."""
     rng = np.random.default_rng(seed)
     shapes = [{v.name: input_shape(v, sizes) or () for v in graph.inputs} for sizes in _OTHER_SIZES]
     for shape in shapes if shapes[0] != shapes[1] else shapes[:1]:
