@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import Block
 from .declared import Linear, Record
 from .errors import InternalError
 from .graph import Array, Graph
@@ -112,13 +113,13 @@ class Analysis:
         """Return the components of one unit."""
         return self.solution.members[self.solution.starts[unit] : self.solution.starts[unit + 1]]
 
-    def mask(self, units: Ints) -> Mask:
-        """Return the removal mask that is the union of these units."""
+    def mask(self, units: Ints, blocks: tuple[Block, ...] = ()) -> Mask:
+        """Return the removal mask that is the union of these units (and of whole blocks)."""
         removed = np.zeros(len(self.solution.stays), np.bool_)
         starts, members = self.solution.starts, self.solution.members
         for unit in np.asarray(units, np.int64):
             removed[members[starts[unit] : starts[unit + 1]]] = True
-        return Mask(self, removed[self.solution.component] if len(removed) else removed)
+        return Mask(self, removed[self.solution.component] if len(removed) else removed, blocks)
 
     @cached_property
     def sums(self) -> dict[str, str]:
@@ -148,10 +149,11 @@ class Analysis:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """Which positions are removed: bool, shape (P,), over the solution's positions."""
+    """What is removed: positions (bool, shape (P,), over the solution's), and whole blocks."""
 
     analysis: Analysis
     removed: Bools
+    blocks: tuple[Block, ...] = ()
 
     def kept(self, axis: Axis) -> Ints:
         """Return the kept positions along a whole axis, ascending."""
@@ -221,7 +223,7 @@ class CostModel:
                 self.mac_nodes.append(record.index)
         graph, ones = analysis.graph, len(roots)
         weights = [(name, *self._tensor_term(name)) for name in graph.weights]
-        params = [(rows, times * _is_parameter(graph, name)) for name, rows, times in weights]
+        params = [(rows, times * is_parameter(graph, name)) for name, rows, times in weights]
         size = [(rows, times * _bytes_each(graph, name)) for name, rows, times in weights]
         size.append(([], _bytes_around(graph)))
         self._macs, self._params = _Products(terms, ones), _Products(params, ones)
@@ -317,7 +319,7 @@ class _Products:
         return float(self.each(lengths).sum())
 
 
-def _is_parameter(graph: Graph, tensor: str) -> bool:
+def is_parameter(graph: Graph, tensor: str) -> bool:
     """Shape constants and indices are not parameters; weights of any numeric type above a scalar are."""
     weight = graph.weights[tensor]
     return len(weight.shape) > 0 and weight.proto.data_type not in _INDEX_TYPES

@@ -66,11 +66,11 @@ class Surgeon:
         self._skeleton.nodes = kept
 
     def reroute(self, old: str, new: str) -> None:
-        """Let every reader of tensor `old` (nodes, not graph outputs) read `new` instead."""
+        """Let every operand that is tensor `old` be `new` instead; bodies and outputs keep it."""
         source, target = self._tensor(old), self._tensor(new)
         for node in list(source.outputs):
-            for slot, tensor in enumerate(node.inputs):
-                if tensor is source:
+            for slot in range(len(node.attrs[_PAYLOAD].input)):
+                if node.inputs[slot] is source:
                     node.inputs[slot] = target
 
     def finish(self) -> Graph:
@@ -91,13 +91,7 @@ class Surgeon:
             result.nodes.append(proto)
         used = {name for n in result.nodes for name in [*n.input, *captured_names(n)]}
         used |= {v.name for v in result.outputs}
-        result.weights = {
-            name: w
-            for name, w in self._graph.weights.items()
-            if name in used or name not in self._read_before()
-        }
+        # only the loss of its readers makes a weight dead
+        before = {name for n in self._graph.nodes for name in [*n.input, *captured_names(n)]}
+        result.weights = {n: w for n, w in result.weights.items() if n in used or n not in before}
         return result
-
-    def _read_before(self) -> set[str]:
-        """Names read in the original graph: only their loss makes a weight dead."""
-        return {name for n in self._graph.nodes for name in n.input}
