@@ -107,7 +107,8 @@ def onnxsim_wanda(path: Path, ratio: float, batches: Iterable[Batch]) -> bytes:
     import onnxsim
 
     model, _ = onnxsim.simplify(onnx.load(path))
-    pruned = onnxsim.apply_structured_wanda_pruning(model, [dict(b) for b in batches], ratio)
+    data = [dict(batch) for batch in batches]
+    pruned = onnxsim.apply_structured_wanda_pruning(model, data, sparsity=ratio)
     return bytes(pruned.SerializeToString())
 
 
