@@ -75,6 +75,21 @@ class _Masking:
     def _rank(self, name: str) -> int:
         return len(self.mask.analysis.shapes.a[name])
 
+    def _leave_out(self, block: Block) -> None:
+        """Let the tensor that a block makes be the one that it adds to."""
+        for number, slot in block.added:
+            name = self.mask.analysis.graph.nodes[number].input[slot]
+            self.graph.nodes[number].input[slot] = self._zeroed(name)
+        node, whole = self.graph.nodes[block.nodes[-1]], f"{block.y}::whole"
+        if block.kind == "post-norm" and block.y in node.output:  # not done for a larger block
+            node.output[list(node.output).index(block.y)] = whole
+            self._shape_like(whole, block.y)
+            self._node("Add", [block.x, self._zeroed(whole)], block.y)
+
+    def _zeroed(self, name: str) -> str:
+        """Return the name of zeros in the shape of a tensor."""
+        return self._masked(name, 0, 1, np.ones(1, np.bool_))
+
     def _silence(self, node: NodeProto, contract: Contract, rank: int) -> None:
         gone = self.mask.gone(contract.axis)
         if contract.masked and gone.any():
