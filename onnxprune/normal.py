@@ -30,7 +30,8 @@ def normalise(graph: Graph) -> tuple[Graph, Shapes]:
     result = private_copies(result)
     if detours := [*permutations(result, shapes), *straight_reads(result, shapes)]:
         result = apply(result, detours)
-    return result, infer(result, functions)
+        return result, infer(result, functions)
+    return result, shapes.within(result)
 
 
 def private_copies(graph: Graph) -> Graph:

@@ -77,6 +77,18 @@ class Shapes:
         """Tell whether an axis has the same length in both instances."""
         return self.a[name][axis] == self.b[name][axis]
 
+    def within(self, graph: Graph) -> Shapes:
+        """Return what is said of the tensors of `graph`: this one with fewer nodes, other weights."""
+        shapes = {name: weight.shape for name, weight in graph.weights.items()}
+        dtypes = {name: weight.proto.data_type for name, weight in graph.weights.items()}
+        names = {v.name for v in graph.inputs} | {o for node in graph.nodes for o in node.output}
+        return dataclasses.replace(
+            self,
+            a=shapes | {n: shape for n, shape in self.a.items() if n in names},
+            b=shapes | {n: shape for n, shape in self.b.items() if n in names},
+            dtypes=dtypes | {n: dtype for n, dtype in self.dtypes.items() if n in names},
+        )
+
 
 def infer(graph: Graph, shape_functions: Mapping[tuple[str, str], ShapeFunction]) -> Shapes:
     """Run both instances over `graph`, growing unknown image sizes until every shape is positive.
