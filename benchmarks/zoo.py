@@ -149,11 +149,10 @@ def rows(patterns: list[str], ratio: float, round_to: int) -> Iterator[Row]:
 
 def share(row: Row) -> str:
     """Write what a peer kept, or why there is nothing to keep."""
-    if row["error"]:
-        return (
-            f"does not run: {row['error'][:60]}" if row["kept"] else f"fails: {row['error'][:60]}"
-        )
-    return f"{row['kept']:.2f}"
+    if not row["error"]:
+        return f"{row['kept']:.2f}"
+    reason = row["error"].split("Status Message: ")[-1].split(" : ")[-1][:80]
+    return f"{'does not run' if row['kept'] else 'fails'}: {reason}"
 
 
 def print_table(table: list[Row], ratio: float) -> None:
