@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from .core.analysis import Analysis, Frozen
 from .core.declared import Record
 from .core.graph import Graph, captured_names
 from .core.positions import CouplingError, Space
+from .core.quantised import quantised_weights
 from .core.rules import OP_RULES, NodeView, RuleError
 from .core.shapes import Shapes
 from .core.solver import Solution, solve
 from .discover import discover
-from .grouping import group_units
+from .grouping import group_units, weight_sources
 from .normal import normalise
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ def analyse(graph: Graph) -> Analysis:
         space.protected.setdefault(axis, "no rule speaks of it")
     solution = solve(space)
     groups = group_units(normal, space, solution, records)
-    frozen = _frozen(space, solution, records)
+    frozen = _frozen(normal, space, solution, records)
     return Analysis(normal, shapes, space, solution, records, groups, frozen)
 
 
@@ -73,25 +75,43 @@ def _protect_faces(graph: Graph, shapes: Shapes, space: Space) -> None:
                     space.protected.setdefault(axis.id, f"graph {kind} '{value.name}'")
 
 
-def _frozen(space: Space, solution: Solution, records: list[Record]) -> list[Frozen]:
+def _frozen(graph: Graph, space: Space, solution: Solution, records: list[Record]) -> list[Frozen]:
     """List the axes that linear operators write and that stay entirely, with the first reason."""
     result = []
-    for record in records:
-        linear = record.linear
-        if linear is None:
-            continue
-        axis = space.find(linear.weight, linear.weight_out)
+    for tensor, number in _written(graph, space, records):
+        axis = space.find(tensor, number)
         if axis is None:
             continue
         root, size = space.root(axis), space.sizes[axis]
         ids = solution.positions(axis)
         if ids is None:
             reasons = [space.protected[a] for a in sorted(space.protected) if space.root(a) == root]
-            result.append(Frozen(linear.weight, linear.weight_out, size, _telling(reasons)))
+            result.append(Frozen(tensor, number, size, _telling(reasons)))
         elif solution.stays[solution.component[ids]].all():
-            number = int(solution.reason[solution.component[ids]].min())
-            result.append(Frozen(linear.weight, linear.weight_out, size, solution.reasons[number]))
+            first = int(solution.reason[solution.component[ids]].min())
+            result.append(Frozen(tensor, number, size, solution.reasons[first]))
     return result
+
+
+def _written(graph: Graph, space: Space, records: list[Record]) -> Iterator[tuple[str, int]]:
+    """Yield the weight axes that linear operators write, real or of integers.
+
+    Of integers: what the operator's cost runs over, but no sum.
+    """
+    sources, integers = weight_sources(graph, records), quantised_weights(graph, records)
+    for record in records:
+        if record.linear is not None:
+            yield record.linear.weight, record.linear.weight_out
+            continue
+        inputs = graph.nodes[record.index].input
+        roots = {space.root(axis.id) for macs in record.macs for axis in macs.axes}
+        summed = {(c.slot, c.number) for c in record.contracts}
+        for slot in sorted({slot for slot, _ in summed}):
+            weight, axes = sources.get(inputs[slot], ("", ()))
+            for i, number in enumerate(axes if weight in integers else ()):
+                axis = space.find(weight, number)
+                if (slot, i) not in summed and axis is not None and space.root(axis) in roots:
+                    yield weight, number
 
 
 def _telling(reasons: list[str]) -> str:

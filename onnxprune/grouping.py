@@ -123,17 +123,29 @@ class _Grouping:
 def _roles(graph: Graph, records: list[Record]) -> dict[tuple[str, int], Role]:
     """Say for each weight axis whether linear operators write it or sum over it."""
     roles: dict[tuple[str, int], Role] = {}
+    sources = weight_sources(graph, records)
     for record in records:
         node = graph.nodes[record.index]
-        for contract in record.contracts:
-            weight = node.input[contract.slot]
-            if weight in graph.weights:
-                roles[weight, contract.number] = "consumes"
-        for slot in {c.slot for c in record.contracts} if record.macs else ():
-            weight = node.input[slot]
-            for number in range(len(graph.weights[weight].shape) if weight in graph.weights else 0):
-                roles.setdefault((weight, number), "produces")
+        summed = {(c.slot, c.number) for c in record.contracts}
+        for slot in {slot for slot, _ in summed}:
+            weight, axes = sources.get(node.input[slot], ("", ()))
+            for i, number in enumerate(axes):
+                if (slot, i) in summed:
+                    roles[weight, number] = "consumes"
+                elif record.macs:
+                    roles.setdefault((weight, number), "produces")
     return roles
+
+
+def weight_sources(graph: Graph, records: list[Record]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Map weights, and what stands for one (dequantised, transposed), to it and to its axes in order."""
+    sources = {name: (name, tuple(range(len(w.shape)))) for name, w in graph.weights.items()}
+    for record in records:
+        node = graph.nodes[record.index]
+        if record.stands_for is not None and node.input[0] in sources:
+            weight, axes = sources[node.input[0]]
+            sources[node.output[0]] = weight, tuple(axes[i] for i in record.stands_for)
+    return sources
 
 
 def _segments(first: Ints, lengths: Ints, chosen: Ints) -> tuple[Ints, Ints]:

@@ -34,11 +34,12 @@ class _Masking:
     def __init__(self, mask: Mask) -> None:
         self.mask, self.graph = mask, mask.analysis.graph.copy()
         self.added: list[NodeProto] = []
-        self.cache: dict[tuple[str, int, bytes], str] = {}
+        self.cache: dict[tuple[str, int, bytes, str], str] = {}
         self.forms: dict[str, Callable[[NodeProto, Renorm], None]] = {
             "mean": self._mean,
             "layer": self._layer,
             "rms": self._rms,
+            "range": self._range,
         }
 
     def run(self) -> Graph:
@@ -47,7 +48,8 @@ class _Masking:
         for record in self.mask.analysis.records:
             node = self.graph.nodes[record.index]
             for contract in record.contracts:
-                self._silence(node, contract)
+                original = self.mask.analysis.graph.nodes[record.index].input[contract.slot]
+                self._silence(node, contract, self._rank(original))
             for renorm in record.renorms:
                 if any(self.mask.gone(axis).any() for axis in renorm.axes):
                     self.forms[renorm.kind](node, renorm)
@@ -70,23 +72,30 @@ class _Masking:
         """Return the name of zeros in the shape of a tensor."""
         return self._masked(name, 0, 1, np.ones(1, np.bool_))
 
-    def _silence(self, node: NodeProto, contract: Contract) -> None:
-        gone = self.mask.gone(contract.axis)
-        if gone.any():
-            rank = len(self.mask.analysis.shapes.a[node.input[contract.slot]])
-            name = node.input[contract.slot]
-            node.input[contract.slot] = self._masked(name, contract.number, rank, gone)
+    def _rank(self, name: str) -> int:
+        return len(self.mask.analysis.shapes.a[name])
 
-    def _masked(self, name: str, number: int, rank: int, gone: Array) -> str:
-        """Return the name of the tensor with removed positions set to zero (also where not finite)."""
-        key = (name, number, gone.tobytes())
+    def _silence(self, node: NodeProto, contract: Contract, rank: int) -> None:
+        gone = self.mask.gone(contract.axis)
+        if contract.masked and gone.any():
+            name = node.input[contract.slot]
+            zero = "" if contract.zero is None else node.input[contract.zero]
+            node.input[contract.slot] = self._masked(name, contract.number, rank, gone, zero)
+
+    def _masked(self, name: str, number: int, rank: int, gone: Array, zero: str = "") -> str:
+        """Return the name of the tensor with removed positions set to zero (also where not finite).
+
+        `zero` names the tensor of one element that means zero there; the number 0 without it.
+        """
+        key = (name, number, gone.tobytes(), zero)
         if key in self.cache:
             return self.cache[key]
         view = [1] * rank
         view[number] = len(gone)
         result = f"{name}::masked{len(self.cache)}"
         self.cache[key] = result
-        if name in self.graph.weights:
+        self._shape_like(result, name)
+        if name in self.graph.weights and not zero:
             array = self.graph.weights[name].array
             self.graph.weights[result] = constant(
                 result, np.where(gone.reshape(view), array.dtype.type(0), array)
@@ -97,7 +106,7 @@ class _Masking:
             keep = self._constant(f"{result}::keep", (~gone.reshape(view)).astype(dtype))
             return self._node("Mul", [name, keep], result)
         keep = self._constant(f"{result}::keep", ~gone.reshape(view))
-        zero = self._constant(f"{result}::zero", np.zeros((), dtype))
+        zero = zero or self._constant(f"{result}::zero", np.zeros((), dtype))
         return self._node("Where", [keep, name, zero], result)
 
     def _constant(self, name: str, array: Array) -> str:
@@ -109,12 +118,16 @@ class _Masking:
         return output
 
     def _masked_operand(self, node: NodeProto, renorm: Renorm, name: str) -> str:
-        rank = len(self.mask.analysis.shapes.a[node.input[renorm.slot]])
+        rank = self._rank(node.input[renorm.slot])
         for number, axis in zip(renorm.numbers, renorm.axes, strict=True):
             gone = self.mask.gone(axis)
             if gone.any():
                 name = self._masked(name, number, rank, gone)
         return name
+
+    def _range(self, node: NodeProto, renorm: Renorm) -> None:
+        """Extremes that count 0 in anyway: silenced positions add nothing to them."""
+        node.input[renorm.slot] = self._masked_operand(node, renorm, node.input[renorm.slot])
 
     def _scale(self, node: NodeProto, renorm: Renorm) -> str:
         """N / n': turns a mean over all positions into one over the kept."""

@@ -202,6 +202,10 @@ class _Expansion:
         noise: Array = np.asarray(self.rng.standard_normal(shape))
         if key == "z":
             return np.asarray(np.clip(128 + 30 * noise, 0, 255), np.uint8)
+        if key == "o":
+            return np.full(shape, 128, np.uint8)
+        if key == "k":
+            return np.asarray(300 * noise, np.int32)
         if key in {"v", "q"}:
             noise = (0.5 + np.abs(noise)) * (1 if key == "v" else 0.02)
         if key == "s":
@@ -250,7 +254,7 @@ def _evaluate(
     for name, value in values.items():
         if value.size > _LARGEST_VALUE or min(value.shape, default=1) < 1:
             raise UnfitError(f"'{name}' has shape {value.shape}")
-        if not np.abs(value.astype(np.float64)).max(initial=0.0) < loudest:
+        if value.dtype.kind == "f" and not np.abs(value).max(initial=0.0) < loudest:
             raise UnfitError(f"'{name}' is too large")
     return {name: Stream(name, value) for name, value in values.items()}
 

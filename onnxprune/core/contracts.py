@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .analysis import Analysis, Group, Mask
+from .declared import Quantised
 from .errors import OnnxPruneError
 from .graph import Array, Graph
 from .patches import Keys
+from .quantised import dequantised, quantised_weights
 from .registry import Registry
 from .shapes import Shape
 from .stats import Statistics
@@ -42,8 +45,14 @@ class Evidence:
     seed: int = 0
 
     def weight(self, tensor: str) -> Array:
-        """Return a weight as float64 (dequantised types keep their integers)."""
+        """Return a weight as float64; integers as the values they stand for."""
+        if tensor in self._meanings:
+            return dequantised(self.analysis.graph, *self._meanings[tensor])
         return np.asarray(self.analysis.graph.weights[tensor].array).astype(np.float64)
+
+    @cached_property
+    def _meanings(self) -> Mapping[str, tuple[Quantised, list[str]]]:
+        return quantised_weights(self.analysis.graph, self.analysis.records)
 
     def required(self) -> Statistics:
         """Return the statistics.

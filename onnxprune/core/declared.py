@@ -10,11 +10,17 @@ from .positions import Axis, Index
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Contract:
-    """Operand `slot` is summed over `axis` here (number `number` of that operand)."""
+    """Operand `slot` is summed over `axis` here (number `number` of that operand).
+
+    `zero` is the input that holds what counts as nothing there (a zero point); None: 0. `masked` is
+    False where silencing the other operand says it all (integer weights, which may be packed).
+    """
 
     slot: int
     number: int
     axis: Axis
+    zero: int | None = None
+    masked: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,13 +28,13 @@ class Renorm:
     """The op divides by the length of these axes of operand `slot`, or uses statistics over them.
 
     `kind` names the oracle's masked form: "mean" (ReduceMean), "layer" (LayerNormalization),
-    "rms" (RMSNormalization).
+    "rms" (RMSNormalization), "range" (extremes of the values and 0, as DynamicQuantizeLinear).
     """
 
     slot: int
     numbers: tuple[int, ...]
     axes: tuple[Axis, ...]
-    kind: Literal["mean", "layer", "rms"]
+    kind: Literal["mean", "layer", "rms", "range"]
     added: tuple[int, ...] = ()  # inputs added to the operand first; output 3 is that sum
     affine: tuple[int, ...] = (1, 2)  # inputs that scale and shift the result
     epsilon: float = 0.0  # added to the variance
@@ -147,6 +153,23 @@ class Linear:
     bias_slot: int | None = 2  # where the node takes a bias; None: it cannot (MatMul)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quantised:
+    """Input `weight` holds integers q that mean (q - zero point) * scale.
+
+    `scale` and `zero` are inputs too (None or not given: 1 and 0): scalars, vectors along `axis`, or
+    of as many axes as the weight, each entry for `block` positions along `axis`. With `packed` bits
+    an element, the weight is (rows, blocks, bytes), low bits first; `zero` holds a row's likewise.
+    """
+
+    weight: int
+    scale: int | None
+    zero: int | None
+    axis: int = 0
+    block: int = 0
+    packed: int = 0
+
+
 @dataclasses.dataclass
 class Record:
     """Everything known of one node after its rule ran."""
@@ -158,4 +181,6 @@ class Record:
     macs: list[Macs] = dataclasses.field(default_factory=list)
     linear: Linear | None = None
     adds: bool = False  # the output is the sum of the operands
+    quantised: Quantised | None = None
+    stands_for: tuple[int, ...] | None = None  # axes of input 0 that output 0 has, values rescaled
     opaque: str | None = None

@@ -13,6 +13,7 @@ import onnx.defs
 from onnx import NodeProto
 
 from .declared import (
+    Contract,
     Fix,
     FrozenAttribute,
     LengthAttribute,
@@ -53,12 +54,17 @@ class _Description:
         parts = [
             " ".join([*self._couples(), *map(self._factor, said.factors)]),
             *(f"{self._axes(axes)} stay: {why}" for why, axes in self._stays().items()),
-            _prefixed("sums over", (self._axis(c.axis) for c in record.contracts)),
+            _prefixed("sums over", map(self._sum, record.contracts)),
             *(f"{r.kind} over {self._axes(r.axes)}" for r in record.renorms),
             *(self.fixes[type(fix)](fix) for fix in record.fixes),
             *(_prefixed("macs", [self._product(m.axes, m.times)]) for m in record.macs),
         ]
         return " | ".join(part for part in parts if part) or "nothing"
+
+    def _sum(self, contract: Contract) -> str:
+        if contract.zero is None:
+            return self._axis(contract.axis)
+        return f"{self._axis(contract.axis)} (nothing is {self._slot(contract.zero)})"
 
     def _couples(self) -> list[str]:
         """One equality a pair; two operands coupled axis by axis are one equality of operands."""

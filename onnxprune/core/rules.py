@@ -22,6 +22,7 @@ from .declared import (
     Linear,
     Macs,
     Padding,
+    Quantised,
     Record,
     Renorm,
     Selection,
@@ -163,15 +164,16 @@ class NodeView:
         """Declare flat p = (i, j, ...) row-major, removed iff any of i, j, ... is."""
         self.said.factor(flat, factors)
 
-    def contract(self, slot: int, number: int) -> None:
-        """Declare that input `slot` is summed over its axis `number`."""
-        self.record.contracts.append(Contract(slot, number, self.x(slot)[number]))
+    def contract(self, slot: int, number: int, zero: int | None = None, **form: bool) -> None:
+        """Declare that input `slot` is summed over its axis `number` (see `Contract`)."""
+        given = zero if zero is not None and self.has(zero) else None
+        self.record.contracts.append(Contract(slot, number, self.x(slot)[number], given, **form))
 
     def renorm(
         self,
         slot: int,
         numbers: Sequence[int],
-        kind: Literal["mean", "layer", "rms"],
+        kind: Literal["mean", "layer", "rms", "range"],
         **form: Any,  # the further fields of Renorm
     ) -> None:
         """Declare statistics over axes of input `slot` (removal renormalises, is not zeroing)."""
@@ -237,6 +239,14 @@ class NodeView:
         """Declare the node's multiply-accumulates as a product of lengths."""
         self.record.macs.append(Macs(tuple(axes), times))
 
+    def stands_for(self, axes: Sequence[int]) -> None:
+        """Declare that output 0 is input 0 rescaled, with these axes of it in this order."""
+        self.record.stands_for = tuple(axes)
+
+    def quantised(self, weight: int, scale: int | None, zero: int | None, **form: int) -> None:
+        """Declare what the integers of input `weight` mean (see `Quantised`)."""
+        self.record.quantised = Quantised(weight, scale, zero, **form)
+
     def linear(self, **fields: Any) -> None:
         """Declare that the node is a linear operator with a constant weight (it can be refitted)."""
         self.record.linear = Linear(node=self.record.index, **fields)
@@ -252,12 +262,11 @@ class Example:
     `text` holds one ONNX text node a line. `{x}` is the incoming stream and `{y}` the outgoing one,
     `{x2}` a second stream of the same shape, `{t1}`, `{t2}` inner tensors (streams too where no line
     reads them). Constants have random values: `{w:...}` a float weight, `{b:...}` a bias, `{s:...}` a
-    scale near 1, `{m:...}` a mean, `{v:...}` a variance, `{q:...}` a quantisation step, `{z:...}` uint8
-    values; or the written ones: `{f:[...]}` float, `{i:[...]}` int64, `{u:[...]}` uint8 (`{i:2}` is a
-    scalar). Lengths are numbers or multiples of those
-    of x: `C` (channels: axis 1, or the last axis of `rank` 3), `H`, `W`, as in `2C`, `C/4`, `C-2`; `=C`
-    stands for an attribute's length. `rank` is that of the stream: 4 (N, C, H, W), 3 (N, L, C) or
-    2 (N, C).
+    scale near 1, `{m:...}` a mean, `{v:...}` a variance, `{q:...}` a quantisation step, `{z:...}`
+    uint8 values, `{o:...}` their zero points (all 128), `{k:...}` an int32 bias; or the written ones:
+    `{f:[...]}` float, `{i:[...]}` int64, `{u:[...]}` uint8 (`{i:2}` is a scalar). Lengths are numbers
+    or multiples of those of x: `C` (channels: axis 1, or the last axis of `rank` 3), `H`, `W`, as in
+    `2C`, `C/4`, `C-2`; `=C` is an attribute's. `rank`: 4 (N, C, H, W), 3 (N, L, C) or 2 (N, C).
     """
 
     text: str
@@ -301,7 +310,9 @@ class RuleTable:
 
         def enter(function: RuleFunction) -> RuleFunction:
             for op_type in op_types:
-                used = tuple(e for e in examples if re.search(rf"= (?:[\w.]+\.)?{op_type}[<(]", e.text))
+                used = tuple(
+                    e for e in examples if re.search(rf"= (?:[\w.]+\.)?{op_type}[<(]", e.text)
+                )
                 rules = self._rules.setdefault((domain, op_type), [])
                 if any(r.since == since for r in rules):
                     raise InternalError(

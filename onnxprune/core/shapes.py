@@ -201,8 +201,9 @@ class _Run:
         domain = "" if node.domain == "ai.onnx" else node.domain
         special = self.functions.get((domain, node.op_type))
         if special is not None and all(i in known for i in node.input if i):
-            dtype = self.state.dtypes.get(node.input[0], TensorProto.FLOAT)
-            return {n: (tuple(s), dtype) for n, s in special(node, known).items()}
+            typed, given = self.state.dtypes, special(node, known).items()
+            first = typed.get(node.input[0], TensorProto.FLOAT)
+            return {n: (tuple(s), typed.get(getattr(s, "like", ""), first)) for n, s in given}
         try:
             schema = onnx.defs.get_schema(node.op_type, self.graph.opsets.get(domain, 1), domain)
         except onnx.defs.SchemaError:

@@ -26,6 +26,7 @@ def transpose(n: NodeView) -> None:
     x, y = n.x(0), n.y()
     perm = n.attr("perm") or list(reversed(range(x.rank)))
     n.same([x[i] for i in perm], y)
+    n.stands_for(perm)
 
 
 @op(

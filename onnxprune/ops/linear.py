@@ -62,20 +62,7 @@ def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
 def conv(n: NodeView) -> None:
     """y[n,o] = sum_i x[n,i] w[o,i] + b[o]; with groups x = g x i and o = g x o'."""
     x, w, y = n.x(0), n.x(1), n.y()
-    count = int(n.attr("group", 1))
-    n.couple(y[1], w[0])
-    if n.has(2):
-        n.couple(n.x(2)[0], w[0])
-    n.protect([*w[2:], *x[2:], *y[2:]], "a spatial axis of a convolution")
-    n.couple(x[0], y[0])
-    n.macs(y[0], w[0], w[1], *y[2:], times=int(np.prod([k.size for k in w[2:]], dtype=np.int64)))
-    if count == 1:
-        n.couple(x[1], w[1])
-    else:
-        groups = n.axis(count, "group")
-        _grouped(n, x[1], groups, w[1])
-        _grouped(n, w[0], groups, n.axis(w[0].size // count, "out"))
-        n.attr_is_length("group", groups)
+    convolve(n, x, w, n.x(2), y)
     n.contract(0, 1)
     n.contract(1, 1)
     same = n.attr("auto_pad", b"NOTSET").startswith(b"SAME")
@@ -92,9 +79,27 @@ def conv(n: NodeView) -> None:
             y_axis=1,
             weight_in=1,
             weight_out=0,
-            groups=count,
+            groups=int(n.attr("group", 1)),
             **_geometry(n, x, w, y),
         )
+
+
+def convolve(n: NodeView, x: TensorAxes, w: TensorAxes, bias: TensorAxes, y: TensorAxes) -> None:
+    """Couple the operands of a convolution and count its cost; whatever its weights are made of."""
+    count = int(n.attr("group", 1))
+    n.couple(y[1], w[0])
+    if bias:
+        n.couple(bias[0], w[0])
+    n.protect([*w[2:], *x[2:], *y[2:]], "a spatial axis of a convolution")
+    n.couple(x[0], y[0])
+    n.macs(y[0], w[0], w[1], *y[2:], times=int(np.prod([k.size for k in w[2:]], dtype=np.int64)))
+    if count == 1:
+        n.couple(x[1], w[1])
+    else:
+        groups = n.axis(count, "group")
+        _grouped(n, x[1], groups, w[1])
+        _grouped(n, w[0], groups, n.axis(w[0].size // count, "out"))
+        n.attr_is_length("group", groups)
 
 
 @op(
@@ -141,15 +146,11 @@ def conv_transpose(n: NodeView) -> None:
 def gemm(n: NodeView) -> None:
     """y[m,o] = sum_i a[m,i] b[i,o] + c[m,o], either operand transposed on request."""
     a, b, y = n.x(0), n.x(1), n.y()
-    sum_a, sum_b = (0 if n.attr("transA", 0) else 1), (1 if n.attr("transB", 0) else 0)
-    n.couple(a[sum_a], b[sum_b])
-    n.couple(a[1 - sum_a], y[0])
-    n.couple(b[1 - sum_b], y[1])
+    sum_a, sum_b = combine(n, a, b, y)
     if n.has(2):
         n.broadcast([n.x(2)], y)
     n.contract(0, sum_a)
     n.contract(1, sum_b)
-    n.macs(y[0], y[1], b[sum_b])
     plain = n.attr("alpha", 1.0) == 1.0 and n.attr("beta", 1.0) == 1.0
     bias = n.x(2) if n.has(2) else None
     if b.name in n.graph.weights and plain and (bias is None or bias.rank == 1):
@@ -163,6 +164,16 @@ def gemm(n: NodeView) -> None:
             weight_in=sum_b,
             weight_out=1 - sum_b,
         )
+
+
+def combine(n: NodeView, a: TensorAxes, b: TensorAxes, y: TensorAxes) -> tuple[int, int]:
+    """Couple two matrices, transposed on request, with their product; returns the axes summed over."""
+    sum_a, sum_b = (0 if n.attr("transA", 0) else 1), (1 if n.attr("transB", 0) else 0)
+    n.couple(a[sum_a], b[sum_b])
+    n.couple(a[1 - sum_a], y[0])
+    n.couple(b[1 - sum_b], y[1])
+    n.macs(y[0], y[1], b[sum_b])
+    return sum_a, sum_b
 
 
 @op(
@@ -196,22 +207,9 @@ def gemm(n: NodeView) -> None:
 def matmul(n: NodeView) -> None:
     """y[..,m,o] = sum_i a[..,m,i] b[..,i,o], batch axes broadcast."""
     a, b, y = n.x(0), n.x(1), n.y()
-    if not a or not b:
-        raise RuleError("an operand is a scalar")
-    sum_b = max(b.rank - 2, 0)
-    n.couple(a[-1], b[sum_b])
+    sum_b = multiply(n, a, b, y)
     n.contract(0, a.rank - 1)
     n.contract(1, sum_b)
-    out = list(y)
-    written = out.pop() if b.rank > 1 else None
-    rows = out.pop() if a.rank > 1 else None
-    if written is not None:
-        n.couple(b[-1], written)
-    if rows is not None:
-        n.couple(a[-2], rows)
-    batch = TensorAxes(out)
-    n.broadcast([TensorAxes(a[:-2]), TensorAxes(b[:-2])], batch)
-    n.macs(*y, a[-1])
     if b.name in n.graph.weights and b.rank == 2:
         n.linear(
             x=a.name,
@@ -224,3 +222,25 @@ def matmul(n: NodeView) -> None:
             weight_out=1,
             bias_slot=None,
         )
+
+
+def multiply(n: NodeView, a: TensorAxes, b: TensorAxes, y: TensorAxes) -> int:
+    """Couple two stacks of matrices with their product; returns the axis of b that is summed over.
+
+    Raises:
+        RuleError: if an operand is a scalar.
+    """
+    if not a or not b:
+        raise RuleError("an operand is a scalar")
+    sum_b = max(b.rank - 2, 0)
+    n.couple(a[-1], b[sum_b])
+    out = list(y)
+    written = out.pop() if b.rank > 1 else None
+    rows = out.pop() if a.rank > 1 else None
+    if written is not None:
+        n.couple(b[-1], written)
+    if rows is not None:
+        n.couple(a[-2], rows)
+    n.broadcast([TensorAxes(a[:-2]), TensorAxes(b[:-2])], TensorAxes(out))
+    n.macs(*y, a[-1])
+    return sum_b

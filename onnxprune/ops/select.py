@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from onnxprune.core.rules import Example, NodeView, RuleError, op
+from onnxprune.core.rules import Example, NodeView, RuleError, TensorAxes, op
 
 
 @op(
@@ -18,9 +20,14 @@ from onnxprune.core.rules import Example, NodeView, RuleError, op
 )
 def concat(n: NodeView) -> None:
     """Y is the operands one after the other along one axis; the other axes are the same."""
+    join(n, n.xs())
+
+
+def join(n: NodeView, operands: Sequence[TensorAxes]) -> None:
+    """Couple operands with their part of the output along attribute `axis`."""
     y = n.y()
     axis, start = int(n.attr("axis")) % y.rank, 0
-    for x in n.xs():
+    for x in operands:
         for i, (a, b) in enumerate(zip(x, y, strict=True)):
             if i != axis:
                 n.couple(a, b)
