@@ -16,6 +16,7 @@ from . import latency
 from .clock import Clock
 from .core.contracts import SURGERIES, RepairTask
 from .core.graph import Graph
+from .core.quantised import quantised_weights
 from .core.runtime import Session
 from .core.threads import blas_threads
 from .decide import Decision, decide, settings_of
@@ -189,6 +190,7 @@ def _report(
         seconds=clock.seconds,
         notes=(
             *decision.notes,
+            *_unrepaired(subject, decision),
             *_notes(request, evaluation, times),
             *(samples[0].notes if samples[0] else ()),
         ),
@@ -198,6 +200,14 @@ def _report(
 def _asked(request: PruneRequest, decision: Decision) -> str:
     budget = str(decision.selection.get("budget", ""))
     return budget if request.plan is None else f"plan '{Path(request.plan).name}' ({budget})"
+
+
+def _unrepaired(subject: Subject, decision: Decision) -> Iterator[str]:
+    """Say which weights a repair leaves alone, where there are any."""
+    graph, records = subject.analysis.graph, subject.analysis.records
+    integers = quantised_weights(graph, records).keys() & graph.weights.keys()
+    if decision.repair[0] != "none" and integers:
+        yield "quantised operators are not repaired: their weights stay on their own steps"
 
 
 def _notes(

@@ -138,14 +138,16 @@ def verify_plan(graph: Graph, plan: Plan) -> list[str]:
         plan: what it should have kept.
     """
     normal, _ = normalise(graph)
+    weights = graph.weights | normal.weights  # a view of one that became small is folded
     problems = []
-    for planned, name in _resolved(normal, plan).items():
+    for planned, resolved in _resolved(normal, plan).items():
+        name = resolved or (planned if planned in weights else None)
         tensor = plan.tensors[planned]
         expected = list(tensor.shape_after)
         if tensor.is_index:
             continue  # shape constants follow from the weights; exporters write them as they like
         if name is None:
             problems.append(f"weight '{planned}' of shape {expected} is missing")
-        elif (found := list(normal.weights[name].shape)) != expected:
+        elif (found := list(weights[name].shape)) != expected:
             problems.append(f"weight '{planned}' has shape {found}, planned {expected}")
     return problems

@@ -9,10 +9,13 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.core.analysis import Analysis
+import onnxprune
+from onnxprune.core.analysis import Analysis, CostModel
 from onnxprune.core.contracts import CRITERIA, Evidence
 from onnxprune.core.graph import Graph
+from onnxprune.core.quantised import parameters_each
 from onnxprune.core.rules import OP_RULES
+from onnxprune.core.shapes import instantiate
 from onnxprune.dependency import analyse
 from onnxprune.oracle import masked_graph
 from onnxprune.passes.surgery.channels import remove_channels
@@ -54,13 +57,33 @@ def test_integers_are_scored_like_the_values_they_stand_for(data_dir: Path) -> N
         analyse(Graph.from_model(onnx.load(data_dir / "onnx" / f"{name}.onnx")))
         for name in ("cifar10_tinycnn", "cifar10_tinycnn_qlinear_int8")
     )
-    criterion = CRITERIA.get("l2")
+    criterion = CRITERIA["l2"]
 
     for group, twin in zip(real.groups, integer.groups, strict=True):
         assert f"{group.name}_quantized" == twin.name
         expected = criterion.score(group, Evidence(real, None))
         found = criterion.score(twin, Evidence(integer, None))
         assert np.allclose(found, expected, rtol=0, atol=0.02)  # of scores whose mean is 1
+
+
+@pytest.mark.parametrize("name", ["imagenet_mobilenetv2_qdq", "imagenet_mobilenetv2_dynquant"])
+def test_parameters_are_those_of_the_real_model(name: str, data_dir: Path) -> None:
+    analysis = analyse(Graph.from_model(onnx.load(data_dir / "onnx" / f"{name}.onnx")))
+    instance = instantiate(analysis.graph, OP_RULES.shape_functions, sizes=(1, 1, 224))
+    assert instance is not None
+    cost = CostModel(analysis, instance)
+
+    assert cost.params(cost.lengths()) == 3_487_816  # MobileNetV2, BatchNormalization folded
+    assert cost.macs(cost.lengths()) == 300_774_272
+
+
+def test_parameters_packed_into_bytes_are_counted_one_by_one() -> None:
+    rule = next(r for r in OP_RULES.all() if r.op_type == "MatMulNBits")
+    analysis = analyse(Graph.from_model(example_model(rule.examples[0], 21)))
+    node = next(n for n in analysis.graph.nodes if n.op_type == "MatMulNBits")
+    each = parameters_each(analysis.graph, analysis.records)
+
+    assert [each[name] for name in node.input[1:]] == [2.0, 0.0, 0.0]
 
 
 def blocked(bits: int, columns: int = 8) -> ModelProto:
@@ -140,3 +163,17 @@ def test_the_oracle_silences_with_the_zero_point() -> None:
     where = next(n for n in oracle.nodes if conv.input[0] in n.output)
     assert where.op_type == "Where"
     assert where.input[2] == conv.input[2]
+
+
+def test_repair_says_once_what_it_leaves_alone(data_dir: Path, tmp_path: Path) -> None:
+    report = onnxprune.prune(
+        data_dir / "onnx" / "cifar10_tinycnn_qlinear_int8.onnx",
+        tmp_path / "pruned.onnx",
+        ratio=0.3,
+        criterion="l2",
+        repair="mean",
+        data="random",
+        samples=4,
+    )
+
+    assert sum("quantised operators are not repaired" in note for note in report.notes) == 1

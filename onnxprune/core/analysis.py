@@ -14,6 +14,7 @@ from .declared import Linear, Record
 from .errors import InternalError
 from .graph import Array, Graph
 from .positions import Axis, Space
+from .quantised import parameters_each
 from .shapes import Instance, Shapes
 from .solver import Solution
 
@@ -223,7 +224,8 @@ class CostModel:
                 self.mac_nodes.append(record.index)
         graph, ones = analysis.graph, len(roots)
         weights = [(name, *self._tensor_term(name)) for name in graph.weights]
-        params = [(rows, times * is_parameter(graph, name)) for name, rows, times in weights]
+        each = parameters_each(graph, analysis.records)
+        params = [(r, n * each.get(name, is_parameter(graph, name))) for name, r, n in weights]
         size = [(rows, times * _bytes_each(graph, name)) for name, rows, times in weights]
         size.append(([], _bytes_around(graph)))
         self._macs, self._params = _Products(terms, ones), _Products(params, ones)

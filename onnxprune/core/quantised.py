@@ -1,6 +1,6 @@
 """What integer weights mean: q becomes (q - zero point) * scale, as DequantizeLinear has it.
 
-Criteria score these values, whichever operator reads the integers.
+Criteria score these values, whichever operator reads the integers; costs count them as parameters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from .declared import Quantised, Record
 from .graph import Array, Graph
@@ -27,6 +28,25 @@ def quantised_weights(
             inputs = list(graph.nodes[record.index].input)
             found.setdefault(inputs[record.quantised.weight], (record.quantised, inputs))
     return found
+
+
+def parameters_each(graph: Graph, records: Iterable[Record]) -> Mapping[str, float]:
+    """Return how many parameters an element stands for, of integer weights and what goes with them.
+
+    One each, biases in int32 too; several where they are packed into bytes; none for scales and zero
+    points. So a quantised model has as many parameters as the real one that it was made from.
+    """
+    each: dict[str, float] = {}
+    for record in records:
+        inputs, form = list(graph.nodes[record.index].input), record.quantised
+        given = {name: graph.weights[name].proto for name in inputs if name in graph.weights}
+        if record.macs:
+            biases = (name for name, w in given.items() if w.data_type == TensorProto.INT32)
+            each.update(dict.fromkeys(biases, 1.0))
+        if form is not None:
+            each.update((inputs[s], 0.0) for s in (form.scale, form.zero) if s and s < len(inputs))
+            each[inputs[form.weight]] = _BYTE / (form.packed or _BYTE)
+    return each
 
 
 def dequantised(graph: Graph, meaning: Quantised, inputs: list[str]) -> Floats:
