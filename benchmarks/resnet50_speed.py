@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -110,7 +111,7 @@ def step_torch_pruning(rounds: str) -> Figures:
     }
 
 
-STEPS = {
+STEPS: dict[str, Callable[..., Figures]] = {
     "export": step_export,
     "analyse": step_analyse,
     "onnxsim": step_onnxsim,
@@ -134,7 +135,7 @@ def measured(*command: str) -> tuple[str, float, float]:
 def step(name: str, *arguments: str) -> Figures:
     """Run a step of this file in a process of its own."""
     printed, _, megabytes = measured(__file__, "--step", name, *arguments)
-    return json.loads(printed.splitlines()[-1]) | {"process MB": megabytes}
+    return {**json.loads(printed.splitlines()[-1]), "process MB": megabytes}
 
 
 def prune(model: Path) -> Figures:
