@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -437,18 +438,22 @@ def test_where_nothing_can_be_written(path: Path, tmp_path: Path, name: str, exp
 # Failures while writing ---------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond four kB: the kernel refuses the write as on a full disk."""
+    """Let no file grow beyond four kB: the kernel refuses the write as on a full disk.
+
+    Only around the write: pytest's own report may be a longer file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize("source", ["path", "outside"])
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, existing: bool, source: str) -> None:
     (folder := tmp_path / "target").mkdir()
     target = folder / "out.onnx"
@@ -457,7 +462,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, existing: bool, sourc
     if existing:
         target.write_bytes(b"old")
     before = listing(folder)
-    with pytest.raises(OnnxPruneError, match=r"cannot write .*out.onnx.*nothing was written"):
+    refused = pytest.raises(OnnxPruneError, match=r"cannot write .*out.onnx.*nothing was written")
+    with refused, full_disk():
         save(graph, target, beside={folder / "plan.json": b"{}"})
     assert listing(folder) == before
 
