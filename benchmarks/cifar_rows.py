@@ -1,0 +1,114 @@
+"""One row of the CIFAR benchmark: a pruned model, what it costs and what it is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from benchmarks import cifar
+from onnxprune import latency
+from onnxprune.collect import collect
+from onnxprune.core.analysis import Analysis, CostModel
+from onnxprune.core.contracts import CRITERIA, Evidence, Progress, Samples
+from onnxprune.core.graph import Graph
+from onnxprune.core.runtime import Session
+from onnxprune.dependency import analyse
+from onnxprune.example import instance_of
+from onnxprune.models.export import Exporter
+
+CALIBRATION, TEST = 512, 10_000
+BATCH = 250  # test images per run
+BARS = {("56", 1.4): 93.0, ("56", 2.0): 91.0, ("56", 2.5): 88.8, ("20", 2.0): 84.5}  # %
+OURS = ("reconstruction", "sequential")  # the default; the bars are for it, at --round-to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One pruned model.
+
+    Attributes:
+        network: depth of the ResNet.
+        asked: how many times fewer MACs; 1 for the original.
+        round_to: of the selection; 0 where a tool has no such option.
+        tool, repair: criterion or peer, and how it was repaired.
+        macs, params: shares of the original's that are left; None if there is no model.
+        accuracy: on the test images, %.
+        speedup: of the latency, and the median latency in milliseconds.
+        note: an error, or why the budget was not met.
+    """
+
+    network: str
+    asked: float
+    round_to: int
+    tool: str
+    repair: str
+    macs: float | None = None
+    params: float | None = None
+    accuracy: float | None = None
+    speedup: float | None = None
+    milliseconds: float | None = None
+    note: str = ""
+
+    @property
+    def bar(self) -> float | None:
+        """The accuracy that this row must reach, if any."""
+        if (self.tool, self.repair) != OURS or self.round_to != 1:
+            return None
+        return BARS.get((self.network, self.asked))
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """One published network and what every row needs of it."""
+
+    depth: str
+    path: Path
+    analysis: Analysis
+    cost: CostModel
+    evidence: Evidence
+    samples: Samples
+    test: cifar.Images
+
+    @classmethod
+    def open(
+        cls, depth: str, exporter: Exporter, folder: Path, test: cifar.Images, progress: Progress
+    ) -> Net:
+        """Export, analyse and calibrate; the calibration images come without labels."""
+        path = cifar.network(int(depth), folder, exporter)
+        analysis = analyse(Graph.from_model(onnx.load(path)))
+        (value,) = analysis.graph.inputs
+        samples = cifar.images("train_1", CALIBRATION).samples(value.name)
+        feeds = samples.read(0, 1)
+        cost = CostModel(analysis, instance_of(analysis.graph, feeds))
+        needs = frozenset().union(*(c.needs for c in CRITERIA.values()))
+        statistics = collect(analysis, samples, needs, progress=progress)
+        return cls(depth, path, analysis, cost, Evidence(analysis, statistics), samples, test)
+
+    def accuracy(self, model: ModelProto | Path) -> float:
+        """Return the share of test images classified right, %."""
+        session, right = Session(model), 0
+        for start in range(0, len(self.test.x), BATCH):
+            part = slice(start, start + BATCH)
+            (scores,) = session.run({session.inputs[0]: self.test.x[part]}).values()
+            right += int((scores.argmax(axis=1) == self.test.y[part]).sum())
+        return 100 * right / len(self.test.x)
+
+    def timed(self, row: Row, model: ModelProto) -> Row:
+        """Enter the latency of a model and its speed-up over the original."""
+        before, after = (Session(m, threads=1) for m in (self.path, model))
+        feeds = self.samples.read(0, 1)
+        found = latency.compare(before, after, feeds, seconds=1.5)
+        return dataclasses.replace(row, speedup=found.speedup, milliseconds=found.after.median)
+
+    def figures(self, model: ModelProto) -> tuple[float, float]:
+        """Return the shares of MACs and parameters that a peer's model keeps."""
+        analysis = analyse(Graph.from_model(model))
+        cost = CostModel(analysis, instance_of(analysis.graph, self.samples.read(0, 1)))
+        now, before = cost.lengths(), self.cost.lengths()
+        return (
+            cost.macs(now) / self.cost.macs(before),
+            cost.params(now) / self.cost.params(before),
+        )
