@@ -31,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import onnx
+from rich.box import HEAVY_HEAD, MARKDOWN, Box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -113,33 +114,43 @@ def complete_run(folder: Path, exporter: Exporter) -> dict[str, float]:
     return {**report.seconds, "total": time.perf_counter() - start}
 
 
-def table(found: Sequence[Row], network: str) -> Table:
-    """Return the rows of one network as a table."""
-    drawn = Table(title=f"ResNet-{network}, CIFAR-10", title_justify="left")
-    for column in ("fewer MACs", "round to", "criterion", "repair"):
-        drawn.add_column(column)
-    for column in ("MACs left", "params left", "accuracy %", "latency ms", "speed-up", "bar"):
-        drawn.add_column(column, justify="right")
-    for row in sorted((r for r in found if r.network == network), key=_order):
-        cells = [f"{row.asked:g}x", f"{row.round_to or '-'}", row.tool, row.repair]
-        if row.macs is None:
-            drawn.add_row(*cells, "", "", "", "", "", row.note[:60])
-            continue
-        cells += [f"{row.macs:.3f}", f"{row.params:.3f}", f"{row.accuracy:.2f}"]
-        cells += [f"{row.milliseconds:.2f}" if row.milliseconds else "", f"{row.speedup:.2f}x"]
-        drawn.add_row(*cells, verdict(row) or row.note)
-    return drawn
+def tables(found: Sequence[Row], network: str, box: Box) -> Iterator[Table]:
+    """Yield the rows of one network as two tables: what the models are worth, what they cost."""
+    rows = [row for row in found if row.network == network and row.asked > 1]
+    columns = sorted({(row.round_to or 1, row.asked) for row in rows})
+    heads = [f"{asked:g}x, round {step}" for step, asked in columns]
+    worth = Table("criterion", "repair", *heads, box=box, title=f"ResNet-{network}, accuracy %")
+    cost = Table("criterion", *heads, box=box, title=f"ResNet-{network}, MACs left, speed-up")
+    for tool in dict.fromkeys(row.tool for row in rows):
+        mine = {(r.repair, r.round_to or 1, r.asked): r for r in rows if r.tool == tool}
+        repairs = list(dict.fromkeys(repair for repair, *_ in mine))
+        for repair in repairs:
+            cells = [_worth(mine.get((repair, *column))) for column in columns]
+            worth.add_row(tool, repair, *cells)
+        cost.add_row(tool, *(_cost(mine.get((repairs[0], *column))) for column in columns))
+    yield from (worth, cost)
 
 
-def _order(row: Row) -> tuple[object, ...]:
-    return row.asked, row.round_to == 0, row.round_to
+def _worth(row: Row | None) -> str:
+    if row is None or row.accuracy is None:
+        return "" if row is None else "fails"
+    if row.bar is None:
+        return f"{row.accuracy:.2f}"
+    verdict = "met" if row.met else "MISSED"
+    return f"{row.accuracy:.2f} ({verdict}, {row.bar:g})"
 
 
-def verdict(row: Row) -> str:
-    """Say whether the row meets its bar; empty if it has none."""
-    if row.bar is None or row.accuracy is None:
+def _cost(row: Row | None) -> str:
+    if row is None or row.speedup is None:
         return ""
-    return f"{'met' if row.accuracy >= row.bar else 'MISSED'} ({row.bar:g})"
+    return f"{row.macs:.2f}, {row.speedup:.2f}x"
+
+
+def notes(found: Sequence[Row]) -> Iterator[str]:
+    """Yield what must be said of single rows."""
+    for row in found:
+        if row.note:
+            yield f"ResNet-{row.network} {row.asked:g}x {row.tool} + {row.repair}: {row.note}"
 
 
 def parsed() -> argparse.Namespace:
@@ -194,12 +205,16 @@ def main() -> int:
             timing |= complete_run(folder, asked.exporter)
     if asked.json:
         write(asked.json, found, timing)
-    out = Console(width=150)
+    out = Console(width=None if sys.stdout.isatty() else 170)
     for network in asked.networks:
-        out.print(table(found, network))
-    for step, seconds in timing.items():
-        out.print(f"default run on ResNet-56: {step:<10} {seconds:6.2f} s")
-    return int(any(verdict(row).startswith("MISSED") for row in found) and asked.test == TEST)
+        for table in tables(found, network, HEAVY_HEAD if out.is_terminal else MARKDOWN):
+            out.print(table)
+    for line in notes(found):
+        out.print(line)
+    if timing:
+        steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in timing.items())
+        out.print(f"ResNet-56, default options, 2x, seconds: {steps}")
+    return int(asked.test == TEST and not all(row.met for row in found))
 
 
 def write(path: Path, found: Sequence[Row], timing: dict[str, float]) -> None:

@@ -59,6 +59,11 @@ class Row:
             return None
         return BARS.get((self.network, self.asked))
 
+    @property
+    def met(self) -> bool:
+        """Whether the bar is met; True without one."""
+        return self.bar is None or self.accuracy is None or self.accuracy >= self.bar
+
 
 @dataclasses.dataclass(frozen=True)
 class Net:
