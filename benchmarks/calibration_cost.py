@@ -33,12 +33,12 @@ import onnx  # noqa: E402
 import rich.console  # noqa: E402
 import rich.table  # noqa: E402
 
-from onnxprune.collect import collect  # noqa: E402
 from onnxprune.core.analysis import Analysis  # noqa: E402
 from onnxprune.core.contracts import Samples  # noqa: E402
 from onnxprune.core.graph import Array, Graph  # noqa: E402
 from onnxprune.core.runtime import Session  # noqa: E402
-from onnxprune.dependency import analyse  # noqa: E402
+from onnxprune.pipeline.collect import collect  # noqa: E402
+from onnxprune.structure.dependency import analyse  # noqa: E402
 from tests.networks import bottlenecks  # noqa: E402
 
 BATCH = 8  # samples of a bare run; the calibration run chooses for itself

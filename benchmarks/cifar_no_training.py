@@ -39,24 +39,23 @@ from rich.table import Table
 import onnxprune
 from benchmarks import cifar, cifar_peers
 from benchmarks.cifar_rows import CALIBRATION, OURS, TEST, Net, Row
-from onnxprune.budget import Budget, Options
 from onnxprune.core.analysis import Mask
 from onnxprune.core.contracts import CRITERIA, REPAIRS, SURGERIES, RepairTask
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.graph import Graph
 from onnxprune.discover import discover
 from onnxprune.models.export import Exporter
-from onnxprune.select import select
+from onnxprune.selection.budget import Budget, Options
+from onnxprune.selection.select import select
 
 console = Console(stderr=True)
 
 
 def ours(net: Net, asked: argparse.Namespace) -> Iterator[Row]:
     """Prune by every criterion, with every repair."""
-    groups = net.analysis.groups
     for name in asked.criteria:
         criterion = CRITERIA[name]
-        scores = [criterion.score(group, net.evidence) for group in groups]
+        scores = [ranking.scores for ranking in criterion.rank(net.evidence)]
         for speedup in asked.speedups:
             for round_to in asked.round_to:
                 row = Row(net.depth, speedup, round_to, name, "none")

@@ -81,10 +81,10 @@ def torch_pruning(net: Net, speedups: Sequence[float]) -> Iterator[Row]:
             continue
         row = measured(net, row, model, reached=reached)
         if gap > _GAP:  # it runs, but is not the network without those channels
-            row = dataclasses.replace(
-                row,
-                note=f"not the masked original: outputs differ by {gap:.2f} of their largest {row.note}".strip(),
+            note = (
+                f"not the masked original: outputs differ by {gap:.2f} of their largest {row.note}"
             )
+            row = dataclasses.replace(row, note=note.strip())
         yield row
 
 

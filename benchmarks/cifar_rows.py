@@ -9,15 +9,15 @@ import onnx
 from onnx import ModelProto
 
 from benchmarks import cifar
-from onnxprune import latency
-from onnxprune.collect import collect
 from onnxprune.core.analysis import Analysis, CostModel
 from onnxprune.core.contracts import CRITERIA, Evidence, Progress, Samples
 from onnxprune.core.graph import Graph
 from onnxprune.core.runtime import Session
-from onnxprune.dependency import analyse
-from onnxprune.example import instance_of
+from onnxprune.measure import latency
 from onnxprune.models.export import Exporter
+from onnxprune.pipeline.collect import collect
+from onnxprune.proof.example import instance_of
+from onnxprune.structure.dependency import analyse
 
 CALIBRATION, TEST = 512, 10_000
 BATCH = 250  # test images per run

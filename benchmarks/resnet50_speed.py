@@ -63,7 +63,7 @@ def step_analyse(path: str, rounds: str) -> Figures:
     import onnx
 
     from onnxprune.core.graph import Graph
-    from onnxprune.dependency import analyse
+    from onnxprune.structure.dependency import analyse
 
     graph = Graph.from_model(onnx.load(path))
     seconds = []

@@ -33,16 +33,16 @@ import numpy as np  # noqa: E402  # after the threads are set
 import onnx  # noqa: E402
 
 from benchmarks import peers  # noqa: E402
-from onnxprune.budget import Budget, Options  # noqa: E402
 from onnxprune.core.analysis import Analysis, CostModel  # noqa: E402
 from onnxprune.core.contracts import CRITERIA, SURGERIES, Evidence  # noqa: E402
 from onnxprune.core.errors import OnnxPruneError  # noqa: E402
 from onnxprune.core.graph import Graph  # noqa: E402
 from onnxprune.core.rules import OP_RULES  # noqa: E402
 from onnxprune.core.shapes import instantiate  # noqa: E402
-from onnxprune.dependency import analyse  # noqa: E402
-from onnxprune.select import select  # noqa: E402
-from onnxprune.verify import prove  # noqa: E402
+from onnxprune.proof.prove import prove  # noqa: E402
+from onnxprune.selection.budget import Budget, Options  # noqa: E402
+from onnxprune.selection.select import select  # noqa: E402
+from onnxprune.structure.dependency import analyse  # noqa: E402
 from tests import zoo  # noqa: E402
 
 Row = dict[str, Any]
@@ -73,7 +73,7 @@ def ours(name: str, path: Path, ratio: float, round_to: int) -> Row:
     cost, rng = cost_of(analysis), np.random.default_rng(0)
     feeds = [{graph.inputs[0].name: zoo.samples(name)}]
     evidence = Evidence(analysis, None, seed=0)
-    scores = [CRITERIA["l2"].score(group, evidence) for group in analysis.groups]
+    scores = [ranking.scores for ranking in CRITERIA["l2"].rank(evidence)]
     thirds = [rng.choice(g.units, len(g) // 3, replace=False) for g in analysis.groups]
     chosen = {"third": np.concatenate(thirds)}
     row: Row = {

@@ -19,11 +19,12 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from onnxprune.core.errors import DataError
+from onnxprune.core.errors import DataError, first_line
 from onnxprune.core.graph import Array
 
 from ._columns import Column, Held, Ints
 
+_BOMB_FROM, _BOMB_RATIO = 64 << 20, 200  # bytes; real samples are packed 2 to 50 times
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of its name and extra field
 
 
@@ -109,7 +110,14 @@ def open_npz(path: Path) -> dict[str, Column]:
             with zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
                     columns[_key(info.filename)] = _member(path, file, archive, info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:
             raise DataError(f"{path} is not a whole .npz file: {error}") from error
     if not columns:
         raise DataError(f"{path} holds no arrays")
@@ -123,6 +131,11 @@ def _member(path: Path, file: IO[bytes], archive: zipfile.ZipFile, info: zipfile
     if info.compress_type != zipfile.ZIP_STORED:
         if header.length + header.nbytes != info.file_size:
             raise DataError(_mismatch(where, header, info.file_size))
+        if info.file_size > max(_BOMB_FROM, _BOMB_RATIO * info.compress_size):
+            raise DataError(
+                f"{where} takes {info.file_size / 1e6:.0f} MB out of {info.compress_size / 1e6:.1f} MB, "
+                "as archives do that are made to fill the memory: store it uncompressed (np.savez)"
+            )
         return Compressed(path, info.filename, header)
     file.seek(info.header_offset)
     name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
@@ -137,7 +150,7 @@ def _header(file: IO[bytes], where: str) -> _Header:
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(file)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{where} is not in .npy format: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{where} is not in .npy format: {first_line(error)}") from error
     if dtype.hasobject:
         raise DataError(
             f"{where} holds Python objects (pickle), which are never loaded: save numbers of one type"

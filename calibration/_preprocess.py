@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from onnxprune.core.contracts import InputSpec
 from onnxprune.core.errors import DataError
 from onnxprune.core.graph import Array
-from onnxprune.core.shapes import Shape
+from onnxprune.core.input_shapes import Shape
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -22,7 +22,8 @@ from onnxprune.core.patches import Keys
 from onnxprune.core.stats import Floats, Moments, Statistics
 from onnxprune.core.stream import Probes
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+from ._places import FLOATS
+
 _AXES_AS_INPUT = 18  # opset from which ReduceMean takes its axes as an input
 _IMAGE = 3  # rank from which a channels-first tensor has positions to average over
 
@@ -87,7 +88,7 @@ class _Fold:
         self.opset = analysis.graph.opsets.get("", 1)
         for name, axis in dict.fromkeys(places):
             shape, kind = settings.shapes.get(name), analysis.shapes.dtypes.get(name)
-            if shape is None or kind not in _FLOATS or name in analysis.graph.weights:
+            if shape is None or kind not in FLOATS or name in analysis.graph.weights:
                 continue
             each = np.prod(shape, dtype=np.int64) / shape[axis] / settings.count
             self.table[name, axis] = self._probe(name, axis, len(shape), kind, float(each))

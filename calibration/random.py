@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.core.contracts import SOURCES, InputSpec, Samples, SourceRequest
 from onnxprune.core.graph import Array
-from onnxprune.core.shapes import Shape
+from onnxprune.core.input_shapes import Shape
 
 from ._columns import Ints
 from ._fit import fit

@@ -17,7 +17,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import COLLECTORS, Calibration, Fold
@@ -27,7 +26,8 @@ from onnxprune.core.patches import Keys, patches, row_width, sample_positions
 from onnxprune.core.stats import Floats, SecondMoments, Statistics
 from onnxprune.core.stream import Probes
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+from ._places import FLOATS
+
 _BLOCK = (256, 1024)  # rows per product: a quarter of the columns, within these bounds
 
 
@@ -130,7 +130,7 @@ def _refusal(linear: Linear, analysis: Analysis, settings: Calibration) -> str |
     shape = settings.shapes.get(linear.x)
     if shape is None:
         return f"the shape of '{linear.x}' is not known"
-    if analysis.shapes.dtypes.get(linear.x) not in _FLOATS:
+    if analysis.shapes.dtypes.get(linear.x) not in FLOATS:
         return f"'{linear.x}' is not of a floating-point type"
     if linear.x in analysis.graph.weights:
         return f"'{linear.x}' is a constant"

@@ -8,7 +8,7 @@ op.evaluate("small.onnx", {"images": images}, reference="model.onnx")
 op.verify("small.onnx", "small.plan.json", original="model.onnx")
 """
 
-from .api import evaluate, inspect, prune, verify
+from .api import evaluate, inspect, interface, prune, verify
 from .core.errors import (
     BudgetError,
     DataError,
@@ -27,6 +27,7 @@ __all__ = [
     "ProofError",
     "evaluate",
     "inspect",
+    "interface",
     "prune",
     "verify",
 ]

@@ -7,25 +7,28 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from . import pipeline
-from .budget import Options
 from .core.analysis import CostModel
 from .core.contracts import Progress, silent
 from .core.errors import OnnxPruneError
+from .core.interface import Interface, read_interface
 from .core.runtime import Session
-from .dependency import analyse
-from .evaluate import Evaluation
-from .evaluate import evaluate as measure
-from .example import example, instance_of
-from .files import load
-from .overview import Overview, overview
+from .files.store import load
+from .measure.evaluate import Evaluation
+from .measure.evaluate import evaluate as measure
+from .pipeline import run as pipeline
+from .pipeline.request import PruneRequest
+from .pipeline.samples import Data, open_samples
+from .plan.recheck import verify
+from .proof.example import example, instance_of
 from .providers import provider_named
-from .recheck import verify
-from .report import PruneReport
-from .request import PruneRequest
-from .samples import Data, open_samples
+from .selection.budget import Options
+from .show.overview import Overview, overview
+from .show.page import write_page
+from .show.report import PruneReport
+from .structure.dependency import analyse
+from .structure.unlock import Positions, unlocks
 
-__all__ = ["evaluate", "inspect", "prune", "verify"]
+__all__ = ["evaluate", "inspect", "interface", "prune", "verify"]
 
 P = ParamSpec("P")
 
@@ -55,6 +58,13 @@ def inspect(
     keep: tuple[str, ...] = (),
     floor: float = Options.floor,
     round_to: int = Options.round_to,
+    unlock: tuple[str, ...] | str = (),
+    keep_rows: Positions | None = None,
+    keep_classes: Positions | None = None,
+    keep_features: Positions | None = None,
+    blocks: bool = False,
+    group: tuple[str, ...] | str = (),
+    html: Path | str | None = None,
 ) -> Overview:
     """Say what can be removed from a model, what cannot and why, and the least reachable size.
 
@@ -63,15 +73,41 @@ def inspect(
         keep: groups or weights that stay whole, as in `prune`.
         floor: least share of every group's units that stays.
         round_to: kept channels are a multiple of this, or all.
+        unlock: what may shrink of that which callers of the model see, as in `prune`.
+        keep_rows: rows of the vocabulary that stay, as in `prune`.
+        keep_classes: positions of the output that stay.
+        keep_features: positions of the input that stay.
+        blocks: whether to look for whole blocks that can be left out, too.
+        group: names or patterns of groups, or of weights in them: `chosen` of the result.
+        html: where to write all of it as one self-contained page; blocks are looked for then.
+
+    Raises:
+        ModelError: if the file cannot be read.
+        OnnxPruneError: if something unlocked does not exist, or stays all the same.
+    """
+    graph = load(model)
+    texts = (unlock,) if isinstance(unlock, str) else unlock
+    unlocked = unlocks(texts, rows=keep_rows, classes=keep_classes, features=keep_features)
+    analysis = analyse(graph, unlocked)
+    feeds = example(analysis.graph)
+    cost = CostModel(analysis, instance_of(analysis.graph, feeds))
+    options = Options(keep=tuple(keep), floor=floor, round_to=round_to)
+    view = overview(Path(model), analysis, cost, feeds, options, blocks=blocks or html is not None)
+    if html is not None:
+        write_page(view, Path(html))
+    return view.choose((group,) if isinstance(group, str) else group)
+
+
+def interface(model: Path | str) -> Interface:
+    """Return how a pruned file counts inputs and outputs anew; empty if nothing was unlocked.
+
+    `interface(...).feeds(batch)` turns what the original is fed into what the pruned model takes,
+    `.outputs(...)` takes the same part of the original's outputs.
 
     Raises:
         ModelError: if the file cannot be read.
     """
-    graph = load(model)
-    analysis, feeds = analyse(graph), example(graph)
-    cost = CostModel(analysis, instance_of(analysis.graph, feeds))
-    options = Options(keep=tuple(keep), floor=floor, round_to=round_to)
-    return overview(Path(model), analysis, cost, feeds, options)
+    return read_interface(load(model))
 
 
 def evaluate(
@@ -90,7 +126,7 @@ def evaluate(
 
     Args:
         model: the ONNX file.
-        data: sample inputs, as in `prune`.
+        data: sample inputs, as in `prune`; for the original, where inputs were unlocked and shrank.
         labels: key of the labels.
         reference: an ONNX file with the same inputs and outputs.
         preprocess: image preprocessing, as in `prune`.
@@ -108,8 +144,19 @@ def evaluate(
             "nothing to compare with: give --labels KEY, --reference MODEL, or both"
         )
     graph = load(model)
-    opened = open_samples(data, graph, limit=samples, seed=seed, preprocess=preprocess)
+    faces = read_interface(graph)
+    if reference is not None and (theirs := read_interface(load(reference))):
+        if theirs != faces:
+            raise OnnxPruneError(
+                f"'{reference}' counts its inputs or outputs anew: give the original"
+            )
+        faces = Interface()  # both alike
+    opened = open_samples(
+        data, graph, limit=samples, seed=seed, preprocess=preprocess, interface=faces
+    )
     runs_on = provider_named(provider)
     session = Session(Path(model), provider=runs_on)
     other = None if reference is None else Session(Path(reference), provider=runs_on)
-    return measure(session, opened, labels=labels, reference=other, progress=progress)
+    return measure(
+        session, opened, labels=labels, reference=other, interface=faces, progress=progress
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from . import api, render
+from . import api
 from . import options as opt
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
 from .core.errors import OnnxPruneError
@@ -24,7 +24,10 @@ from .demo import demo as run_demo
 from .discover import discover
 from .doctor import doctor as examine
 from .doctor import render as doctor_report
-from .screen import Screen
+from .show import render
+from .show.overview_text import group_report, overview_report
+from .show.screen import Screen
+from .supervise import supervised
 
 app = typer.Typer(
     name="onnxprune",
@@ -41,6 +44,13 @@ def inspect(
     keep: opt.Keep = None,
     floor: opt.Floor = 0.1,
     round_to: opt.RoundTo = 8,
+    unlock: opt.Unlock = None,
+    keep_rows: opt.KeepRows = None,
+    keep_classes: opt.KeepClasses = None,
+    keep_features: opt.KeepFeatures = None,
+    blocks: opt.Blocks = False,
+    group: opt.Group = None,
+    html: opt.Html = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
@@ -48,8 +58,16 @@ def inspect(
     """Say what can be removed from a model, what cannot and why, and the least reachable size."""
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
         screen.progress("analyse", 0, 0)
-        found = api.inspect(model, keep=tuple(keep or ()), floor=floor, round_to=round_to)
-        screen.show(found, render.overview_report(found))
+        found = api.inspect(
+            model, keep=tuple(keep or ()), floor=floor, round_to=round_to, unlock=tuple(unlock or ()),
+            keep_rows=keep_rows, keep_classes=keep_classes, keep_features=keep_features,
+            blocks=blocks, group=tuple(group or ()), html=html,
+        )  # fmt: skip
+        if found.chosen:
+            groups = [found.groups[number] for number in found.chosen]
+            screen.show(groups, group_report(groups))
+        else:
+            screen.show(found, overview_report(found))
 
 
 @app.command()
@@ -60,6 +78,7 @@ def prune(
     params: opt.Params = None,
     size: opt.Size = None,
     ratio: opt.Ratio = None,
+    drop_block: opt.DropBlock = None,
     data: opt.DataText = None,
     preprocess: opt.Preprocess = None,
     labels: opt.Labels = None,
@@ -71,10 +90,15 @@ def prune(
     round_to: opt.RoundTo = 8,
     keep: opt.Keep = None,
     floor: opt.Floor = 0.1,
+    unlock: opt.Unlock = None,
+    keep_rows: opt.KeepRows = None,
+    keep_classes: opt.KeepClasses = None,
+    keep_features: opt.KeepFeatures = None,
     ridge: opt.Ridge = 1e-3,
     rows: opt.Rows = 32,
     seed: opt.Seed = 0,
     plan: opt.Plan = None,
+    work: opt.Work = None,
     dry_run: opt.DryRun = False,
     no_verify: opt.NoVerify = False,
     overwrite: opt.Overwrite = False,
@@ -88,9 +112,11 @@ def prune(
         report = api.prune(
             model, output, data=data, preprocess=preprocess, labels=labels, samples=samples,
             criterion=criterion, repair=repair, macs=macs, params=params, size=size, ratio=ratio,
-            scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
+            drop_block=tuple(drop_block or ()), scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
             round_to=round_to, keep=tuple(keep or ()), floor=floor, ridge=ridge, rows=rows,
-            seed=seed, plan=plan, dry_run=dry_run, verify=not no_verify, overwrite=overwrite,
+            unlock=tuple(unlock or ()), keep_rows=keep_rows, keep_classes=keep_classes,
+            keep_features=keep_features,
+            seed=seed, plan=plan, work=work, dry_run=dry_run, verify=not no_verify, overwrite=overwrite,
             provider=provider, progress=screen.progress,
         )  # fmt: skip
         screen.show(report, render.prune_report(report, every=verbose > 0))
@@ -191,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OnnxPruneError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         return _say(text, 2)
+    except MemoryError as error:
+        return _say(f"memory ran out ({error}): nothing was written; free some, or ask for less", 2)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
         return 0
@@ -200,12 +228,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def entry() -> int:
+    """Run the command line of this process, guarded against crashes of native code."""
+    return supervised(main)
+
+
 def _say(text: str, code: int) -> int:
-    """Print one line on stderr."""
+    """Print one line on stderr; what a terminal would obey is shown as an escape sequence."""
     line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     sys.stderr.write(f"onnxprune: {line}\n" if line else "")
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

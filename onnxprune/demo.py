@@ -12,8 +12,8 @@ import numpy as np
 from .api import evaluate, prune
 from .core.contracts import Progress, silent
 from .core.errors import OnnxPruneError
-from .evaluate import Evaluation
-from .report import PruneReport
+from .measure.evaluate import Evaluation
+from .show.report import PruneReport
 
 MACS = 0.3  # of the original remain
 

@@ -13,6 +13,20 @@ Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL")]
 Folder = Annotated[Path, typer.Argument(help="Where to; made if need be.")]
 What = Annotated[str, typer.Argument(help="ops, criteria, repairs or sources.")]
 
+Group = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Show all that goes with a group: its name, or a weight of it, or a pattern; repeatable.",
+        metavar="NAME",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(help="Write one self-contained page: tables, and who feeds whom.", metavar="FILE"),
+]
+Blocks = Annotated[
+    bool, typer.Option("--blocks", help="List the blocks that can be left out whole, too.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")]
@@ -61,7 +75,8 @@ MostSamples = Annotated[
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="What scores units; default reconstruction with --data, else l2.",
+        help="What scores units: NAME or NAME:SETTING=VALUE,...; default reconstruction "
+        "with --data, else l2.",
         rich_help_panel=_CHOICE,
     ),
 ]
@@ -89,12 +104,55 @@ RoundTo = Annotated[
     int,
     typer.Option(help="Kept channels are a multiple of this, or all.", rich_help_panel=_CHOICE),
 ]
+DropBlock = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Blocks to leave out whole, before channels are chosen: a name that `inspect --blocks` "
+        "lists, or a pattern; repeatable. Without a budget nothing else goes.",
+        metavar="NAME",
+        rich_help_panel=_CHOICE,
+    ),
+]
 Keep = Annotated[
     list[str] | None,
     typer.Option(
         help="Groups or weights that stay whole: a name or pattern; repeatable.",
         metavar="PATTERN",
         rich_help_panel=_CHOICE,
+    ),
+]
+_UNLOCK = "Unlock what callers of the model see"
+Unlock = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Let it shrink: input:NAME, output:NAME or vocabulary:NAME, the axis as @AXIS behind "
+        "it if it is not the usual one; repeatable.",
+        metavar="KIND:NAME",
+        rich_help_panel=_UNLOCK,
+    ),
+]
+KeepRows = Annotated[
+    str | None,
+    typer.Option(
+        help="Rows of the vocabulary that stay: 0-9,17 or a file that lists them.",
+        metavar="LIST",
+        rich_help_panel=_UNLOCK,
+    ),
+]
+KeepClasses = Annotated[
+    str | None,
+    typer.Option(
+        help="Positions of the output that stay; without it, scores decide.",
+        metavar="LIST",
+        rich_help_panel=_UNLOCK,
+    ),
+]
+KeepFeatures = Annotated[
+    str | None,
+    typer.Option(
+        help="Positions of the input that stay; without it, scores decide.",
+        metavar="LIST",
+        rich_help_panel=_UNLOCK,
     ),
 ]
 Floor = Annotated[
@@ -114,6 +172,12 @@ Output = Annotated[
 ]
 Plan = Annotated[Path | None, typer.Option(help="Re-apply this plan instead of a budget.")]
 NeededPlan = Annotated[Path, typer.Option("--plan", help="The plan file.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder where a long criterion remembers what it has done: run again to go on."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write the plan only.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without the proof.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow the output to be the input.")]

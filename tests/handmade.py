@@ -11,9 +11,9 @@ from onnx import ModelProto, helper, numpy_helper, parser
 
 from onnxprune.core.analysis import Analysis, Group
 from onnxprune.core.graph import Graph
-from onnxprune.dependency import analyse
 from onnxprune.passes.surgery.channels import remove_channels
-from onnxprune.verify import prove
+from onnxprune.proof.prove import prove
+from onnxprune.structure.dependency import analyse
 from tests.strategies import random_mask
 
 Array = npt.NDArray[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -107,6 +108,109 @@ def unknown_op() -> None:
     Path("m.onnx").write_bytes(model.SerializeToString())
 
 
+def damaged(damage: Callable[[ModelProto], None]) -> Callable[[], None]:
+    """Return what damages the message of the good model and writes it."""
+
+    def write() -> None:
+        model = chain()
+        damage(model)
+        Path("m.onnx").write_bytes(model.SerializePartialToString())
+
+    write.__name__ = damage.__name__
+    return write
+
+
+@damaged
+def no_text(model: ModelProto) -> None:
+    model.ParseFromString(model.SerializeToString().replace(b"n_scale", b"n_\xff\xfe\xfdle"))
+
+
+@damaged
+def opset_below_one(model: ModelProto) -> None:
+    model.opset_import[0].version = -3
+
+
+@damaged
+def endless_calls(model: ModelProto) -> None:
+    node = helper.make_node("f", ["a"], ["b"], domain="own")
+    opsets = [helper.make_opsetid("own", 1)]
+    model.functions.append(helper.make_function("own", "f", ["a"], ["b"], [node], opsets))
+    model.opset_import.extend(opsets)
+
+
+@damaged
+def doubling_calls(model: ModelProto) -> None:
+    """Forty functions, each of which calls the one before twice: 2^40 nodes."""
+    opsets = [helper.make_opsetid("own", 1), helper.make_opsetid("", 17)]
+    model.opset_import.append(opsets[0])
+    for level in range(40):
+        inner, domain = (f"f{level - 1}", "own") if level else ("Relu", "")
+        nodes = [helper.make_node(inner, [a], [b], domain=domain) for a, b in ("at", "tb")]
+        model.functions.append(
+            helper.make_function("own", f"f{level}", ["a"], ["b"], nodes, opsets)
+        )
+
+
+@damaged
+def giant_input(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 10**12
+
+
+@damaged
+def giant_constant(model: ModelProto) -> None:
+    """A constant of 4 TB, made of two numbers."""
+    shape = onnx.numpy_helper.from_array(np.array([10**6, 10**6]), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["shape"], ["bomb"]))
+    model.graph.node.insert(1, helper.make_node("ReduceMean", ["bomb"], ["calm"], keepdims=0))
+    model.graph.node.insert(2, helper.make_node("Add", ["x", "calm"], ["joined"]))
+    model.graph.node[3].input[0] = "joined"
+
+
+@damaged
+def hundred_axes(model: ModelProto) -> None:
+    model.graph.initializer[0].dims.extend([1] * 96)
+
+
+@damaged
+def segment(model: ModelProto) -> None:
+    model.graph.initializer[0].segment.end = 10
+
+
+@damaged
+def unknown_type_of_input(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+@damaged
+def control_characters(model: ModelProto) -> None:
+    model.graph.node[0].op_type = "\x1b[2JConv"
+
+
+def linked_data() -> None:
+    onnx.save(chain(), "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    Path("m.bin").rename("real.bin")
+    Path("m.bin").symlink_to("real.bin")
+
+
+def endless_name() -> None:
+    external_data(chain(), "x" * 5000)
+
+
+def external_data(model: ModelProto, location: str) -> None:
+    """Write the model with data in a file that is not there."""
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    Path("m.onnx").write_bytes(model.SerializeToString())
+
+
+def pipe() -> None:
+    Path("m.onnx").unlink()
+    os.mkfifo("m.onnx")
+
+
 MODELS: list[tuple[Callable[[], None], str]] = [
     (not_onnx, "not an ONNX file"),
     (truncated, "truncated"),
@@ -117,6 +221,19 @@ MODELS: list[tuple[Callable[[], None], str]] = [
     (opset_too_new, "opset 99"),
     (ir_too_new, "IR version 99"),
     (unknown_op, "Rellu"),
+    (no_text, "no UTF-8 text"),
+    (opset_below_one, "opset -3"),
+    (endless_calls, "calls itself"),
+    (doubling_calls, "inlined"),
+    (giant_input, "ONNXPRUNE_MEMORY"),
+    (giant_constant, "ONNXPRUNE_MEMORY"),
+    (hundred_axes, "100 axes"),
+    (segment, "segment"),
+    (unknown_type_of_input, "unknown element type 99"),
+    (control_characters, "\\x1b[2JConv"),
+    (linked_data, "a link to"),
+    (endless_name, "File name too long"),
+    (pipe, "no regular file"),
 ]
 
 
@@ -133,6 +250,36 @@ def test_bad_models(
     budget = ["--ratio", "0.5"] if command == "prune" else []
 
     assert said in refused([command, "m.onnx", *budget], home, capsys)
+
+
+def test_weights_that_are_not_finite_are_named(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = chain()
+    tensor = model.graph.initializer[0]
+    tensor.raw_data = np.float32(np.nan).tobytes() + tensor.raw_data[4:]
+    onnx.save(model, "m.onnx")
+
+    said = refused(["prune", "m.onnx", "--ratio", "0.5"], home, capsys)
+
+    assert f"weight '{tensor.name}' holds values that are not finite or overflow" in said
+
+
+def test_archives_that_fill_the_memory(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez_compressed("bad.npz", x=np.zeros((100_000, 3, 8, 8), np.float32))
+
+    words = ["prune", "m.onnx", "--macs", "0.5", "--data", "bad.npz"]
+    assert "to fill the memory" in refused(words, home, capsys)
+
+
+@pytest.mark.usefixtures("home")
+def test_samples_that_never_change() -> None:
+    """Nothing can be learnt from them, and nothing breaks."""
+    np.savez("still.npz", x=np.full((16, 3, 8, 8), 0.3, np.float32))
+
+    for repair in ("least-squares", "sequential"):
+        words = ["prune", "m.onnx", "--ratio", "0.5", "--round-to", "1", "--data", "still.npz"]
+        assert main([*words, "--repair", repair, "-o", f"{repair}.onnx", "--quiet"]) == 0
 
 
 ARRAYS: dict[str, tuple[dict[str, np.ndarray], str]] = {
@@ -199,29 +346,25 @@ def test_bad_options(name: str, home: Path, capsys: pytest.CaptureFixture[str]) 
 def test_nothing_prunable_says_why_per_reason(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A custom op in the middle freezes what it touches; the head is an output of the graph."""
+    """An op without a rule in the middle freezes what it touches; the head is an output."""
     model = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 17, "my" : 1]>
+        """<ir_version: 8, opset_import: ["" : 17]>
         net (float[N,4] x) => (float[N,2] y) {
             a = MatMul(x, w1)
-            b = my.Swirl(a)
+            b = Compress<axis=1>(a, all)
             y = MatMul(b, w2)
         }"""
     )
     for name, shape in {"w1": (4, 8), "w2": (8, 2)}.items():
         values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    domain = helper.make_function(
-        "my", "Swirl", ["X"], ["Y"], [helper.make_node("Sin", ["X"], ["Y"])],
-        [helper.make_opsetid("", 17)],
-    )  # fmt: skip
-    model.functions.append(domain)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(8, np.bool_), "all"))
     onnx.save(model, "m.onnx")
 
     said = refused(["prune", "m.onnx", "--ratio", "0.5"], home, capsys)
 
     assert "nothing can be removed" in said
-    assert "no rule for op my::Swirl (1 node: " in said
+    assert "no rule for op Compress (1 node: " in said
 
 
 def test_inspect_of_nothing_prunable_still_answers(

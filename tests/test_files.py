@@ -6,6 +6,9 @@ import contextlib
 import errno
 import os
 import resource
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +18,13 @@ import onnx
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune import files
+from onnxprune.core import external, weights
 from onnxprune.core.errors import ModelError, OnnxPruneError
+from onnxprune.core.external import ALIGNMENT, EXTERNAL_FROM
 from onnxprune.core.graph import Graph, constant
 from onnxprune.core.runtime import Session
-from onnxprune.files import ALIGNMENT, EXTERNAL_FROM, digest, load, save
+from onnxprune.files import store as files
+from onnxprune.files.store import digest, load, save
 from tests.networks import NETWORKS
 
 CHAIN = NETWORKS["chain"].model()
@@ -81,7 +86,7 @@ def test_a_good_file_comes_back_whole(path: Path) -> None:
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     refused(tmp_path / "no.onnx", "No such file")
-    refused(tmp_path, "directory")
+    refused(tmp_path, "it is a folder")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,7 @@ def test_every_element_type_is_read_and_written(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     """An extra weight of each type, odd in number, as raw bytes and as numbers; and outside."""
-    monkeypatch.setattr(files, "EXTERNAL_FROM", 1)
+    monkeypatch.setattr(external, "EXTERNAL_FROM", 1)
     if kind == TensorProto.STRING:
         tensors = [numpy_helper.from_array(np.array(["a", "b", "c"], object), "odd")]
     else:
@@ -236,12 +241,15 @@ def test_an_invalid_model_is_refused_with_the_reason(path: Path) -> None:
 # External data ------------------------------------------------------------------------------------
 
 
-def test_external_weights_stay_on_the_disk(outside: Path) -> None:
+def test_large_external_weights_stay_on_the_disk(
+    outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_MAPPED_FROM", 1000)
     graph = load(outside)
     assert graph.external
     for tensor in CHAIN.graph.initializer:
         array = graph.weights[tensor.name].array
-        assert isinstance(array, np.memmap)
+        assert isinstance(array, np.memmap) == (array.nbytes >= 1000)
         np.testing.assert_array_equal(array, numpy_helper.to_array(tensor))
 
 
@@ -394,13 +402,48 @@ def test_the_input_may_be_written_over_when_asked(path: Path) -> None:
     assert sorted(listing(path.parent)) == ["chain.onnx", "link.onnx"]
 
 
-def test_external_models_may_be_written_over_while_mapped(outside: Path) -> None:
-    save(load(outside), outside, original=outside, overwrite=True)  # now it is chain.onnx.data
+def test_external_models_may_be_written_over(outside: Path) -> None:
+    """Their weights are never in a file that is replaced: the model switches from old to new."""
     expected = outputs(outside)["y"]
-    graph = load(outside)
-    save(graph, outside, original=outside, overwrite=True)
-    np.testing.assert_array_equal(outputs(outside)["y"], expected)
-    assert sorted(listing(outside.parent)) == ["chain.bin", "chain.onnx", "chain.onnx.data"]
+    for name in ("chain.onnx.data", "chain.onnx.1.data", "chain.onnx.data"):
+        save(load(outside), outside, original=outside, overwrite=True)
+        assert sorted(listing(outside.parent)) == sorted(["chain.bin", "chain.onnx", name])
+        np.testing.assert_array_equal(outputs(outside)["y"], expected)
+
+
+@pytest.mark.parametrize(("written", "times"), [(0, 1), (1, 1), (1, 2), (2, 1)])
+def test_a_kill_while_writing_over_leaves_the_model_as_it_was(
+    outside: Path, written: int, times: int
+) -> None:
+    """Killed before the first rename, between renames, after the last: the model is old or new."""
+    for _ in range(times):
+        save(load(outside), outside, original=outside, overwrite=True)
+    before = outputs(outside)["y"]
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from onnxprune.files.store import load, save
+rename, done = Path.replace, 0
+def replace(self, target):
+    global done
+    if done == {written}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done += 1
+    return rename(self, target)
+Path.replace = replace
+path = Path(sys.argv[1])
+graph = load(path)
+graph.weights["b3"] = graph.weights["b3"].replace(np.full(5, 9, np.float32))
+graph.weights["w1"] = graph.weights["w1"].replace(graph.weights["w1"].array * 2)
+save(graph, path, original=path, overwrite=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(outside)], check=False)
+    assert done.returncode == (-signal.SIGKILL if written < 2 else 0)
+    after = outputs(outside)["y"]
+    assert (np.array_equal(after, before)) == (written < 2)
+    save(load(outside), outside, original=outside, overwrite=True)  # what is left over does no harm
+    np.testing.assert_array_equal(outputs(outside)["y"], after)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -19,7 +19,7 @@ from onnxprune.core.patches import (
     sample_positions,
     spatial_shape,
 )
-from onnxprune.dependency import analyse
+from onnxprune.structure.dependency import analyse
 
 RTOL, ATOL = 1e-4, 1e-4  # float32 sums of some hundred products in another order
 

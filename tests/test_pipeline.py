@@ -19,13 +19,13 @@ from onnxprune.core.errors import BudgetError, OnnxPruneError, ProofError
 from onnxprune.core.graph import Array
 from onnxprune.core.runtime import Session
 from onnxprune.demo import unpack
-from onnxprune.dependency import analyse
 from onnxprune.discover import discover
-from onnxprune.example import instance_of
-from onnxprune.files import load
-from onnxprune.planfile import read_plan
-from onnxprune.report import plain
-from onnxprune.request import PruneRequest
+from onnxprune.files.store import load
+from onnxprune.pipeline.request import PruneRequest
+from onnxprune.plan import read_plan
+from onnxprune.proof.example import instance_of
+from onnxprune.show.report import plain
+from onnxprune.structure.dependency import analyse
 from tests.networks import NETWORKS
 
 discover()
@@ -291,9 +291,9 @@ def test_inspect_counts_what_onnx_counts(tmp_path: Path) -> None:
     """Groups, totals and reasons of a network small enough to count by hand."""
     found = onnxprune.inspect(written(tmp_path, "dense"), round_to=1)
 
-    assert [(g.name, g.units, g.kind) for g in found.groups] == [
-        ("w1", 32, "exact"),
-        ("w2", 20, "exact"),
+    assert [(g.name, g.units, g.kind, g.exact) for g in found.groups] == [
+        ("w1", 32, "inner", True),
+        ("w2", 20, "inner", True),
     ]
     assert found.total.macs == 10 * 32 + 32 * 20 + 20 * 5
     assert found.total.params == found.total.macs + 32 + 20

@@ -21,8 +21,7 @@ from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.contracts import SURGERIES
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Graph
-from onnxprune.dependency import analyse
-from onnxprune.files import load, save
+from onnxprune.files.store import load, save
 from onnxprune.plan import (
     Change,
     DataId,
@@ -35,11 +34,12 @@ from onnxprune.plan import (
     read_plan,
     removed_units,
     to_json,
+    to_ranges,
     verify_plan,
     write_plan,
 )
-from onnxprune.planfile import to_ranges
-from onnxprune.sites import module
+from onnxprune.structure.dependency import analyse
+from onnxprune.structure.sites import module
 from tests.networks import NETWORKS
 
 CRITERION: dict[str, Any] = {"normalise": "mean", "power": np.float32(0.5)}  # numbers of any make

@@ -16,10 +16,10 @@ from onnxprune.core.graph import Graph
 from onnxprune.core.quantised import parameters_each
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import instantiate
-from onnxprune.dependency import analyse
-from onnxprune.oracle import masked_graph
 from onnxprune.passes.surgery.channels import remove_channels
-from onnxprune.verify import QUANTISED_TOLERANCE, TOLERANCE, Proof, is_quantised, prove
+from onnxprune.proof.oracle import masked_graph
+from onnxprune.proof.prove import QUANTISED_TOLERANCE, TOLERANCE, Proof, is_quantised, prove
+from onnxprune.structure.dependency import analyse
 from tests.strategies import example_model, random_mask
 
 # Measured: 0 for integers alone (processors without VNNI saturate sums of pairs of int8 products),
@@ -59,11 +59,12 @@ def test_integers_are_scored_like_the_values_they_stand_for(data_dir: Path) -> N
     )
     criterion = CRITERIA["l2"]
 
-    for group, twin in zip(real.groups, integer.groups, strict=True):
+    rankings = zip(
+        criterion.rank(Evidence(real, None)), criterion.rank(Evidence(integer, None)), strict=True
+    )
+    for group, twin, (expected, found) in zip(real.groups, integer.groups, rankings, strict=True):
         assert f"{group.name}_quantized" == twin.name
-        expected = criterion.score(group, Evidence(real, None))
-        found = criterion.score(twin, Evidence(integer, None))
-        assert np.allclose(found, expected, rtol=0, atol=0.02)  # of scores whose mean is 1
+        assert np.allclose(found.scores, expected.scores, rtol=0, atol=0.02)  # their mean is 1
 
 
 @pytest.mark.parametrize("name", ["imagenet_mobilenetv2_qdq", "imagenet_mobilenetv2_dynquant"])

@@ -7,10 +7,10 @@ from onnx import ModelProto
 
 from onnxprune.core.graph import Graph
 from onnxprune.core.runtime import Session
-from onnxprune.dependency import analyse
-from onnxprune.normal import normalise
 from onnxprune.passes.surgery.channels import remove_channels
-from onnxprune.verify import prove
+from onnxprune.proof.prove import prove
+from onnxprune.structure.dependency import analyse
+from onnxprune.structure.normal import normalise
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
 WEIGHTS = """float[12,3,1,1] first = {%s}, float[12,12,1,1] second = {%s}"""

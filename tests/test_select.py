@@ -9,16 +9,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from onnxprune.budget import Budget, Options
 from onnxprune.core.analysis import CostModel
-from onnxprune.core.contracts import Floats
+from onnxprune.core.contracts import Floats, Ranking
 from onnxprune.core.errors import BudgetError, InternalError, OnnxPruneError
 from onnxprune.core.positions import Axis
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import instantiate
-from onnxprune.dependency import analyse
-from onnxprune.select import Figures, Selection, check, least, normalised, select
-from onnxprune.widths import allowed_widths
+from onnxprune.selection.budget import Budget, Options
+from onnxprune.selection.grids import Grid
+from onnxprune.selection.select import Figures, Selection, check, follow, least, normalised, select
+from onnxprune.selection.widths import allowed_widths
+from onnxprune.structure.dependency import analyse
 from tests.networks import NETWORKS, Network, bottlenecks
 
 SMALL_RESNET = bottlenecks((2, 2, 1), (16, 24, 32), 32)
@@ -171,14 +172,52 @@ def test_uniform_groups_lose_the_same_share(network: str) -> None:
 
 
 def test_uniform_factors_of_a_grid_lose_the_share_together() -> None:
-    """Of 4 groups x 8 offsets, 3 x 6 of 32 channels is the nearest to a half."""
+    """The 8 offsets are an axis of the weight, and with 4 groups one of 32: both lose a half."""
     cost = cost_of("grouped")
     options = Options(scope="uniform", round_to=1)
 
     found = select(cost, drawn(cost), Budget.parse("ratio", 0.5), options)
 
     whole = {len(g): k for g, k in zip(cost.analysis.groups, found.kept, strict=True)}
-    assert whole == {4: 3, 8: 6}
+    assert whole == {4: 4, 8: 4}
+
+
+def test_factors_of_several_axes_lose_what_suits_all_of_them() -> None:
+    """A stem of 12, twice doubled by depthwise convolutions: the 12 is a factor of all three."""
+    stem = Network(
+        """net (float[N,3,8,8] x) => (float[N,2,8,8] y) {
+            a = Conv(x, stem)
+            b = Conv<group=12>(a, twice)
+            c = Relu(b)
+            d = Conv<group=24>(c, again)
+            y = Conv(d, head)
+        }""",
+        {
+            "stem": (12, 3, 1, 1),
+            "twice": (24, 1, 1, 1),
+            "again": (48, 1, 1, 1),
+            "head": (2, 48, 1, 1),
+        },
+    )
+    cost = costed(stem)
+    options = Options(scope="uniform", round_to=1)
+
+    found = select(cost, drawn(cost), Budget.parse("ratio", 0.5), options)
+
+    kept = sorted((len(g), k) for g, k in zip(cost.analysis.groups, found.kept, strict=True))
+    assert kept == [(2, 2), (2, 2), (12, 6)]
+
+
+@pytest.mark.parametrize("heads", [2, 3, 5])
+def test_heads_and_their_dimensions_share_what_an_axis_loses(heads: int) -> None:
+    """What one of them can not keep exactly the other makes good."""
+    widths = [np.arange(heads, 0, -1), np.arange(60, 0, -1)]
+    part = Grid((0, 1), np.ones((1, 2)), (np.array([0.5]), np.array([1.0])))
+
+    levels = part.levels(0.5, widths)
+
+    kept = [int(width[levels[g]]) for g, width in enumerate(widths)]
+    assert abs(kept[0] * kept[1] - heads * 30) <= heads / 2
 
 
 @each_network
@@ -426,3 +465,40 @@ def test_a_ratio_is_a_share_of_what_may_go(scope: str) -> None:
     assert all(n == k for (n, k), stays in zip(sizes, whole, strict=True) if stays)
     free = [pair for pair, stays in zip(sizes, whole, strict=True) if not stays]
     assert sum(n for n, _ in free) // 2 == sum(k for _, k in free)
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_a_choice_of_the_criterion_is_followed(network: str, round_to: int) -> None:
+    """Widths are rounded up; of what rounding brings back, the best stay; floors and keep hold."""
+    cost = cost_of(network)
+    rng = np.random.default_rng(3)
+    rankings = []
+    for scores in drawn(cost):
+        keep = rng.random(len(scores)) < 0.5
+        keep[0] = True
+        rankings.append(Ranking(scores, keep))
+
+    selection = follow(cost, rankings, Options(round_to=round_to, floor=0.0))
+
+    gone = set(selection.units.tolist())
+    widths = allowed_widths(cost.analysis, Options(round_to=round_to, floor=0.0))
+    for group, ranking, allowed, kept in zip(
+        cost.analysis.groups, rankings, widths, selection.kept, strict=True
+    ):
+        assert ranking.keep is not None
+        removed = np.array([unit in gone for unit in group.units.tolist()])
+        assert kept == (~removed).sum()
+        if kept > min(w for w in allowed if w >= ranking.keep.sum()):
+            continue  # given back, so that an axis that groups share keeps a position
+        assert not (removed & ranking.keep).any()
+        brought_back = ~ranking.keep & ~removed
+        if brought_back.any() and removed.any():
+            assert ranking.scores[brought_back].min() >= ranking.scores[removed].max()
+
+
+def test_a_criterion_that_does_not_choose_cannot_be_followed() -> None:
+    cost = cost_of("chain")
+    rankings = [Ranking(scores) for scores in drawn(cost)]
+    with pytest.raises(InternalError, match="must say what it keeps"):
+        follow(cost, rankings, Options())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.graph import Graph
+from onnxprune.core.input_shapes import input_shapes
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import infer
 from onnxprune.passes.surgery.channels import remove_channels
@@ -254,3 +256,16 @@ def test_both_instances_agree_on_what_is_static_only() -> None:
 
     assert [shapes.static("u", axis) for axis in range(4)] == [False, True, False, True]
     assert [shapes.static("y", axis) for axis in range(4)] == [False, True, False, True]
+
+
+def test_one_name_is_one_number() -> None:
+    values = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "t", 8]),
+        helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", 1, "t", "t"]),
+        helper.make_tensor_value_info("other", TensorProto.FLOAT, ["t", None]),
+    ]
+    assert input_shapes(values, (2, 7, 64)) == {
+        "x": (2, 7, 8),
+        "mask": (2, 1, 7, 7),
+        "other": (7, 7),
+    }

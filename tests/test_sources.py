@@ -21,7 +21,7 @@ from onnxprune.core.contracts import SOURCES, Samples
 from onnxprune.core.errors import DataError
 from onnxprune.core.graph import Array, Graph, constant
 from onnxprune.discover import discover
-from onnxprune.samples import open_samples
+from onnxprune.pipeline.samples import open_samples
 
 discover()
 

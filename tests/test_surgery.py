@@ -308,13 +308,33 @@ def test_an_op_nobody_knows_protects_what_it_touches_and_is_reported() -> None:
     assert {f.tensor: f.reason for f in analysis.frozen}["w1"] == reason
 
 
+def test_channels_that_could_only_go_all_at_once_stay() -> None:
+    analysis = proved(
+        handmade(
+            """(float[N,3,4,4] u) => (float[N,2,4,4] y) <int64[4] next = {1,2,3,0}> {
+                a = Conv(u, w1, b1)
+                b = Gather<axis=1>(a, next)
+                c = Add(a, b)
+                d = Conv(c, w2, b2)
+                y = Conv(d, w3)
+            }""",
+            w1=(4, 3, 1, 1), b1=(4,), w2=(5, 4, 1, 1), b2=(5,), w3=(2, 5, 1, 1),
+        )
+    )  # fmt: skip
+
+    assert members(analysis) == [{("w2", 0), ("b2", 0), ("w3", 1)}]
+    reason = "its channels could only go all at once"
+    assert {f.tensor: f.reason for f in analysis.frozen}["w1"] == reason
+
+
 def test_a_body_that_reads_an_outer_tensor_protects_it() -> None:
     model = handmade(
-        """(float[N,3,4,4] u, bool flag) => (float[N,2,4,4] y) {
+        """(float[N,3,4,4] u, bool flag, float[N,6,4,4] start) => (float[N,2,4,4] y) {
             a = Conv(u, w1, b1)
-            b = If(flag) <
-                then_branch = then () => (float[N,6,4,4] t) { t = Relu(a) },
-                else_branch = other () => (float[N,6,4,4] e) { e = Mul(a, gain) }
+            b = Loop(times, flag, start) <
+                body = once (int64 n, bool go, float[N,6,4,4] s)
+                    => (bool on, float[N,6,4,4] t)
+                    { on = Identity(go) e = Mul(a, gain) t = Add(s, e) }
             >
             c = Conv(a, w2, b2)
             d = Conv(c, w3, b3)
@@ -322,12 +342,13 @@ def test_a_body_that_reads_an_outer_tensor_protects_it() -> None:
             y = Add(d, f)
         }""",
         w1=(6, 3, 1, 1), b1=(6,), gain=(6, 1, 1), w2=(4, 6, 1, 1), b2=(4,), w3=(2, 4, 1, 1), b3=(2,),
-        w4=(2, 6, 1, 1),
+        w4=(2, 6, 1, 1), times=np.array(2, np.int64),
     )  # fmt: skip
     analysis = proved(model)
 
     assert members(analysis) == [{("w2", 0), ("b2", 0), ("w3", 1)}]
-    assert {f.tensor: f.reason for f in analysis.frozen}["w1"] == "no rule for op If"
+    reasons = {f.tensor: f.reason for f in analysis.frozen}
+    assert reasons["w1"] == "read or made by Loop 'b', which has a body"
 
 
 def test_a_mask_that_empties_an_axis_is_refused() -> None:
@@ -394,20 +415,40 @@ def test_a_constant_that_something_else_reads_too_is_not_lost() -> None:
             d = Reshape(a, other)
             e = Mul(d, gain)
             g = ReduceMean<keepdims=0>(u, axes)
-            z = If(flag) <
-                then_branch = then () => (float[N,3] t) { t = Relu(g) },
-                else_branch = last () => (float[N,3] f) {
+            z = Loop(times, flag, g) <
+                body = once (int64 n, bool go, float[N,3] s) => (bool on, float[N,3] f) {
+                    on = Identity(go)
                     h = Cast<to=1>(other)
                     i = ReduceSum<keepdims=0>(h)
-                    f = Add(g, i)
+                    f = Add(s, i)
                 }
             >
         }""",
         w1=(6, 3, 1, 1), b1=(6,), w2=(2, 96), gain=(96,), shape=ints(-1, 96), other=ints(-1, 96),
-        axes=ints(2, 3),
+        axes=ints(2, 3), times=np.array(2, np.int64),
     )  # fmt: skip
     result = without(examined(model), "w1", 0, 3)
 
     onnx.checker.check_model(result, full_check=True)
     assert value(result, "shape") == value(result, "other") == [-1, 96]
     proved(model)
+
+
+# -- slices ----------------------------------------------------------------------------------------
+
+
+def test_a_slice_that_picks_nothing_picks_nothing_of_what_is_left() -> None:
+    """As what lies beyond the rotated dimensions of a head, where all of them are."""
+    model = handmade(
+        """(float[N,4] u) => (float[N,2] y) {
+            a = Gemm<transB=1>(u, w1)
+            b = Slice(a, starts, ends, axes)
+            c = Concat<axis=1>(a, b)
+            y = Gemm<transB=1>(c, w2)
+        }""",
+        w1=(6, 4), w2=(2, 6), starts=ints(6), ends=ints(1000), axes=ints(1),
+    )  # fmt: skip
+    result = without(examined(model), "w1", 1, 5)
+    cut = only(result, "Slice")
+
+    assert value(result, cut.input[1]) == value(result, cut.input[2]) == [4]

@@ -12,10 +12,9 @@ from onnxprune.core.analysis import Mask
 from onnxprune.core.errors import ModelError, ProofError
 from onnxprune.core.graph import Graph, Weight, constant
 from onnxprune.core.runtime import Session
-from onnxprune.dependency import analyse
-from onnxprune.oracle import masked_graph
 from onnxprune.passes.surgery.channels import remove_channels
-from onnxprune.verify import (
+from onnxprune.proof.oracle import masked_graph
+from onnxprune.proof.prove import (
     QUANTISED_TOLERANCE,
     TOLERANCE,
     check_model,
@@ -24,6 +23,7 @@ from onnxprune.verify import (
     random_input,
     relative_gap,
 )
+from onnxprune.structure.dependency import analyse
 from tests.handmade import handmade, ints, proved
 from tests.strategies import random_mask
 

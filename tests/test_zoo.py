@@ -17,16 +17,16 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.budget import Budget, Options
 from onnxprune.core.analysis import Analysis, CostModel, Mask
 from onnxprune.core.contracts import CRITERIA, SURGERIES, Evidence
 from onnxprune.core.graph import Graph
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import Instance, instantiate
-from onnxprune.dependency import analyse
 from onnxprune.models.export import Exporter
-from onnxprune.select import select
-from onnxprune.verify import Proof, prove
+from onnxprune.proof.prove import Proof, prove
+from onnxprune.selection.budget import Budget, Options
+from onnxprune.selection.select import select
+from onnxprune.structure.dependency import analyse
 from tests import zoo
 
 # Groups and units of an architecture, the same in all of its exports, and its classifier's width
@@ -122,7 +122,7 @@ def test_half_of_the_units_by_their_weights(subject: Subject) -> None:
     analysis = subject.analysis
     cost = CostModel(analysis, _instance(analysis.graph))
     evidence = Evidence(analysis, None, seed=0)
-    scores = [CRITERIA["l2"].score(group, evidence) for group in analysis.groups]
+    scores = [ranking.scores for ranking in CRITERIA["l2"].rank(evidence)]
 
     chosen = select(cost, scores, Budget.parse("ratio", 0.5), Options())
     proof = subject.prove(analysis.mask(chosen.units))

@@ -101,16 +101,20 @@ def _define_operators() -> Any:
     return library
 
 
+def torchvision_models() -> Any:
+    """Returns torchvision's models, also where its compiled operators do not match torch."""
+    try:
+        return importlib.import_module("torchvision.models")
+    except RuntimeError:
+        for broken in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+            del sys.modules[broken]
+        _define_operators()
+        return importlib.import_module("torchvision.models")
+
+
 def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
     def factory() -> nn.Module:
-        try:
-            models = importlib.import_module("torchvision.models")
-        except RuntimeError:  # a build whose compiled operators do not match torch
-            for broken in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-                del sys.modules[broken]
-            _define_operators()
-            models = importlib.import_module("torchvision.models")
-        module: nn.Module = getattr(models, name)(weights=None, **options)
+        module: nn.Module = getattr(torchvision_models(), name)(weights=None, **options)
         return module
 
     return factory

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .blocks import Block
 from .declared import Linear, Record
 from .errors import InternalError
+from .faces import Face
 from .graph import Array, Graph
 from .positions import Axis, Space
 from .quantised import parameters_each
@@ -104,15 +105,12 @@ class Analysis:
     records: list[Record]
     groups: list[Group]
     frozen: list[Frozen]
+    faces: tuple[Face, ...] = ()
 
     @cached_property
     def unit_count(self) -> int:
         """Number of units in all groups and outside."""
         return len(self.solution.starts) - 1
-
-    def unit_components(self, unit: int) -> Ints:
-        """Return the components of one unit."""
-        return self.solution.members[self.solution.starts[unit] : self.solution.starts[unit + 1]]
 
     def mask(self, units: Ints, blocks: tuple[Block, ...] = ()) -> Mask:
         """Return the removal mask that is the union of these units (and of whole blocks)."""
@@ -132,8 +130,8 @@ class Analysis:
         result: dict[str, str] = {}
         for linear in self.linears():
             name = linear.y
-            while len(readers.get(name, [])) == 1:
-                record = self.records[readers[name][0]]
+            while len(at := readers.get(name, [])) == 1 and not self.records[at[0]].conditional:
+                record = self.records[at[0]]
                 node = self.graph.nodes[record.index]
                 others = [i for i in node.input if i != name]
                 if record.adds and not any(i in self.graph.weights for i in others):
@@ -144,8 +142,8 @@ class Analysis:
         return result
 
     def linears(self) -> list[Linear]:
-        """Return the linear operators in topological order."""
-        return [r.linear for r in self.records if r.linear is not None]
+        """Return the linear operators that always run, in topological order."""
+        return [r.linear for r in self.records if r.linear is not None and not r.conditional]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,16 +14,25 @@ from .analysis import Analysis, Group, Mask
 from .declared import Quantised
 from .errors import OnnxPruneError
 from .graph import Array, Graph
+from .input_shapes import Shape
 from .patches import Keys
 from .quantised import dequantised, quantised_weights
 from .registry import Registry
-from .shapes import Shape
 from .stats import Statistics
 from .stream import Probes
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Batch = Mapping[str, Array]  # input name -> array, first axis = samples
 Progress = Callable[[str, int, int], None]  # (what, done, total); total 0 when unknown
+
+
+Memo = Callable[[str, Callable[[], dict[str, Array]]], dict[str, Array]]
+
+
+def computed(_: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    """Remember nothing."""
+    return make()
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -38,17 +47,35 @@ class Evidence:
         analysis: the graph in normal form, with its groups.
         statistics: of the calibration run; None when no samples were given.
         seed: for criteria that draw.
+        labels: key of the data's labels; None when not named.
+        quality: gives the share of samples that the model without some units (global numbers) still
+            answers as before, or rightly where there are labels; None where a budget decides.
+        memo: gives arrays by name, computed by the function or remembered from an interrupted run.
     """
 
     analysis: Analysis
     statistics: Statistics | None
     seed: int = 0
+    labels: str | None = None
+    quality: Callable[[Ints], float] | None = None
+    memo: Memo = computed
 
     def weight(self, tensor: str) -> Array:
         """Return a weight as float64; integers as the values they stand for."""
         if tensor in self._meanings:
             return dequantised(self.analysis.graph, *self._meanings[tensor])
         return np.asarray(self.analysis.graph.weights[tensor].array).astype(np.float64)
+
+    def pieces(self, tensor: str) -> Iterator[Array]:
+        """Yield what `weight` returns as slices along the first axis; of large weights a bit at a time.
+
+        Real numbers come as they are stored; all else as float64.
+        """
+        if tensor in self._meanings:
+            yield self.weight(tensor)
+            return
+        for piece in self.analysis.graph.weights[tensor].pieces():
+            yield piece if piece.dtype.kind == "f" else np.asarray(piece).astype(np.float64)
 
     @cached_property
     def _meanings(self) -> Mapping[str, tuple[Quantised, list[str]]]:
@@ -67,23 +94,63 @@ class Evidence:
         return self.statistics
 
 
-class Criterion(Protocol):
-    """Scores the units of a group; registered in `CRITERIA` under its file name.
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What a criterion says of one group.
 
     Attributes:
-        needs: which statistics it reads: a subset of {"moments", "second"}.
+        scores: one finite number per unit, float64, shape (U,); higher means keep.
+        keep: the units that the criterion would keep by itself, bool, shape (U,), at least one;
+            None when it only ranks and needs a budget.
+        curves: what it looked at on the way, for the report: name -> float64, one value per step.
+        notes: what the user should know about this group.
+    """
+
+    scores: Floats
+    keep: NDArray[np.bool_] | None = None
+    curves: Mapping[str, Floats] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Criterion(Protocol):
+    """Ranks the units of every group; registered in `CRITERIA` under its file name.
+
+    Its settings are the fields of its dataclass, each with a default.
+
+    Attributes:
+        needs: which statistics it reads: names in `COLLECTORS`.
         comparable: whether raw scores of different groups may be compared (a loss rise may, a weight
             norm may not and is normalised per group before global ranking).
         zero_is_least: whether a unit whose weights and activations are all zero must rank lowest.
+        chooses: whether its rankings say what to keep, so that no budget is needed.
     """
 
     needs: frozenset[str]
     comparable: bool
     zero_is_least: bool
+    chooses: bool
+
+    def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
+        """Return one ranking per group, in the order of the analysis' groups."""
+        ...
+
+
+class PerGroup:
+    """A criterion that scores each group by itself."""
+
+    chooses = False
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return one finite score per unit, float64, shape (U,); higher means keep."""
-        ...
+        raise NotImplementedError
+
+    def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
+        """Return one ranking per group, in the order of the analysis' groups."""
+        groups, rankings = evidence.analysis.groups, []
+        for number, group in enumerate(groups):
+            rankings.append(Ranking(self.score(group, evidence)))
+            progress("score", number + 1, len(groups))
+        return rankings
 
 
 class Source(Protocol):
@@ -195,12 +262,16 @@ class Calibration:
         count: number of samples those shapes are for.
         rows: output positions read per sample and operator, for second moments.
         widest: operators with more columns than this are left out of second moments.
+        kept: samples whose activations are kept whole, for maps.
+        positions: positions kept per sample and channel, for maps.
     """
 
     shapes: Mapping[str, Shape]
     count: int
     rows: int
     widest: int
+    kept: int = 256
+    positions: int = 1024
 
 
 class Fold(Protocol):

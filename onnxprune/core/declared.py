@@ -14,6 +14,7 @@ class Contract:
 
     `zero` is the input that holds what counts as nothing there (a zero point); None: 0. `masked` is
     False where silencing the other operand says it all (integer weights, which may be packed).
+    `inside`: the op sums over what it made with these positions (queries and keys of its own weight).
     """
 
     slot: int
@@ -21,6 +22,7 @@ class Contract:
     axis: Axis
     zero: int | None = None
     masked: bool = True
+    inside: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,16 +30,22 @@ class Renorm:
     """The op divides by the length of these axes of operand `slot`, or uses statistics over them.
 
     `kind` names the oracle's masked form: "mean" (ReduceMean), "layer" (LayerNormalization),
-    "rms" (RMSNormalization), "range" (extremes of the values and 0, as DynamicQuantizeLinear).
+    "rms" (RMSNormalization), "group" (GroupNormalization: `axes` is the factor of the numbered axis
+    within a group), "softmax" (also its logarithm), "max" and "min" (extremes along axes),
+    "range" (extremes of the values and 0, as DynamicQuantizeLinear).
     """
 
     slot: int
     numbers: tuple[int, ...]
     axes: tuple[Axis, ...]
-    kind: Literal["mean", "layer", "rms", "range"]
+    kind: Literal["mean", "layer", "rms", "group", "softmax", "max", "min", "range"]
     added: tuple[int, ...] = ()  # inputs added to the operand first; output 3 is that sum
     affine: tuple[int, ...] = (1, 2)  # inputs that scale and shift the result
+    affine_axis: int | None = None  # the axis they run along; None: they broadcast
     epsilon: float = 0.0  # added to the variance
+    of: int | None = (
+        None  # the output that holds what the op makes and normalises; None: the operand
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,9 +67,9 @@ class ShapeOperand:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LengthsOperand:
-    """Input `slot` or attribute `name` lists the lengths of `axes` (Split)."""
+    """Input `slot` (None: no input) or attribute `name` lists the lengths of `axes` (Split)."""
 
-    slot: int
+    slot: int | None
     name: str
     axes: tuple[Axis, ...]
 
@@ -109,6 +117,17 @@ class ShapeSource:
     lengths: tuple[int | None, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OldIndices:
+    """The node reads, at `slot`, positions on `axis` that the caller counts anew when some go.
+
+    What it does with them is semantics: it must see the numbers that they had.
+    """
+
+    slot: int
+    axis: Axis
+
+
 Fix = (
     ShapeSource
     | LengthAttribute
@@ -117,7 +136,17 @@ Fix = (
     | Selection
     | Padding
     | FrozenAttribute
+    | OldIndices
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lookup:
+    """Integer input `index` holds positions along axis `number` of input `table`."""
+
+    table: int
+    number: int
+    index: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -181,6 +210,9 @@ class Record:
     macs: list[Macs] = dataclasses.field(default_factory=list)
     linear: Linear | None = None
     adds: bool = False  # the output is the sum of the operands
+    lookups: list[Lookup] = dataclasses.field(default_factory=list)
+    hands_on: bool = False  # output 0 holds values of input 0, only elsewhere
     quantised: Quantised | None = None
     stands_for: tuple[int, ...] | None = None  # axes of input 0 that output 0 has, values rescaled
+    conditional: bool = False  # in a body that may not run: nothing is measured or refitted there
     opaque: str | None = None

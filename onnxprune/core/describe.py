@@ -18,6 +18,7 @@ from .declared import (
     FrozenAttribute,
     LengthAttribute,
     LengthsOperand,
+    OldIndices,
     Padding,
     Selection,
     ShapeOperand,
@@ -46,6 +47,7 @@ class _Description:
             Selection: lambda f: f"picks along {self._axis(f.source)}",
             Padding: lambda f: f"pads {self._axis(f.source)} by {f.before} and {f.after}",
             FrozenAttribute: lambda f: f"{f.name} stays {f.value}",
+            OldIndices: lambda f: f"{self._slot(f.slot)} holds positions on {self._axis(f.axis)}",
             ShapeSource: lambda f: f"original lengths of {self._axes(f.axes)} are read",
         }
 

@@ -12,6 +12,10 @@ class ModelError(OnnxPruneError):
     """The ONNX file cannot be read, is not valid, or needs something this machine lacks."""
 
 
+class UnknownOperatorError(ModelError):
+    """The model has an operator that onnxruntime does not know: it can be pruned, not run."""
+
+
 class DataError(OnnxPruneError):
     """The sample inputs do not fit the model."""
 
@@ -26,3 +30,8 @@ class ProofError(OnnxPruneError):
 
 class InternalError(Exception):
     """An invariant of onnxprune is broken. This is a bug of ours: the traceback is shown."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of a library says first, its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

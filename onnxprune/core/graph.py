@@ -7,129 +7,21 @@ they are (metadata, doc strings, odd types), and only edited tensors are written
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import (
-    AttributeProto,
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    numpy_helper,
-)
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-Array = NDArray[Any]
+from .calls import Call, Written, called, function_key
+from .scopes import Opened, Scope, captured_names, fill, free_names, names_in, settle
+from .weights import Array as Array
+from .weights import Weight as Weight
+from .weights import bits_of as bits_of
+from .weights import constant as constant
+from .weights import data_type_name as data_type_name
+
 _FREE_INITIALIZERS = 4  # from this IR version on, initializers need not be listed as inputs
-
-
-@dataclasses.dataclass(frozen=True)
-class Weight:
-    """One initializer: its message in the file, and its values (read when first asked for)."""
-
-    proto: TensorProto
-    folder: Path | None = None
-    edited: Array | None = None
-
-    @cached_property
-    def array(self) -> Array:
-        """Values with the file's dtype; external data is memory-mapped, not read."""
-        if self.edited is not None:
-            return self.edited
-        if self.proto.data_location == TensorProto.EXTERNAL:
-            return _map_external(self.proto, self.folder)
-        return numpy_helper.to_array(self.proto)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape, without reading the values."""
-        return tuple(self.proto.dims) if self.edited is None else self.edited.shape
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the values in bytes as stored."""
-        return int(np.prod(self.shape, dtype=np.int64) * bits_of(self.proto.data_type) + 7) // 8
-
-    def replace(self, array: Array) -> Weight:
-        """Return this weight with other values (same element type)."""
-        return dataclasses.replace(self, edited=array)
-
-    def to_proto(self, name: str) -> TensorProto:
-        """Return the message to write under `name`; untouched weights are copied verbatim."""
-        if self.edited is None and self.proto.data_location != TensorProto.EXTERNAL:
-            if self.proto.name == name:
-                return self.proto
-            copy = TensorProto()
-            copy.CopyFrom(self.proto)
-            copy.name = name
-            return copy
-        proto = numpy_helper.from_array(np.asarray(self.array), name)
-        proto.doc_string = self.proto.doc_string
-        proto.metadata_props.extend(self.proto.metadata_props)
-        if proto.data_type != self.proto.data_type:  # float8 variants share a storage type
-            proto.data_type = self.proto.data_type
-        return proto
-
-
-def data_type_name(data_type: int) -> str:
-    """Return the name of an ONNX element type: FLOAT, INT64, ..."""
-    return str(TensorProto.DataType.Name(data_type))
-
-
-def bits_of(data_type: int) -> int:
-    """Return bits per element of an ONNX element type (sub-byte types are packed)."""
-    name = data_type_name(data_type)
-    if name.endswith(("INT4", "FLOAT4E2M1")):
-        return 4
-    if name.endswith("INT2"):
-        return 2
-    return int(helper.tensor_dtype_to_np_dtype(data_type).itemsize * 8)
-
-
-def _map_external(proto: TensorProto, folder: Path | None) -> Array:
-    """Memory-map an external tensor (location already checked to lie inside the model's folder)."""
-    entry = {item.key: item.value for item in proto.external_data}
-    dtype = helper.tensor_dtype_to_np_dtype(proto.data_type)
-    if folder is None or bits_of(proto.data_type) < 8:
-        full = TensorProto()
-        full.CopyFrom(proto)
-        from onnx.external_data_helper import load_external_data_for_tensor
-
-        load_external_data_for_tensor(full, str(folder))
-        return numpy_helper.to_array(full)
-    return np.memmap(
-        folder / entry["location"],
-        dtype=dtype,
-        mode="r",
-        offset=int(entry.get("offset", 0)),
-        shape=tuple(proto.dims),
-    )
-
-
-def constant(name: str, array: Array) -> Weight:
-    """Return a new weight that stands in no file."""
-    return Weight(numpy_helper.from_array(np.asarray(array), name), edited=np.asarray(array))
-
-
-def captured_names(node: NodeProto) -> list[str]:
-    """Return the outer-scope tensors that the bodies of If, Loop and Scan read."""
-    names: dict[str, None] = {}
-    for attribute in node.attribute:
-        for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-            inner = {v.name for v in body.input} | {t.name for t in body.initializer}
-            for sub in body.node:
-                for used in [*sub.input, *captured_names(sub)]:
-                    if used and used not in inner:
-                        names[used] = None
-                inner.update(sub.output)
-            names.update({v.name: None for v in body.output if v.name not in inner})
-    return list(names)
 
 
 @dataclasses.dataclass
@@ -146,6 +38,8 @@ class Graph:
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
     external: bool = False
     listed: frozenset[str] = frozenset()  # weights the file also lists as inputs (IR 3, defaults)
+    scopes: dict[str, Scope] = dataclasses.field(default_factory=dict)  # of bodies laid open
+    calls: tuple[Call, ...] = ()  # of local functions, inlined
 
     @classmethod
     def from_model(cls, model: ModelProto, folder: Path | None = None) -> Graph:
@@ -153,6 +47,8 @@ class Graph:
         shell = ModelProto()
         shell.CopyFrom(_without_payload(model))
         weights = {t.name: Weight(t, folder) for t in model.graph.initializer}
+        for name in _defaults(model):
+            shell.graph.initializer.append(weights.pop(name).proto)
         external = any(w.proto.data_location == TensorProto.EXTERNAL for w in weights.values())
         nodes = []
         for node in model.graph.node:
@@ -172,13 +68,60 @@ class Graph:
         shell = ModelProto()
         shell.CopyFrom(self.shell)
         return Graph(
-            shell, nodes, dict(self.weights), dict(self.origin), self.external, self.listed
+            shell,
+            nodes,
+            dict(self.weights),
+            dict(self.origin),
+            self.external,
+            self.listed,
+            dict(self.scopes),
+            self.calls,
         )
+
+    def opened(self) -> Graph:
+        """Return this graph with the bodies of If laid open (see `scopes`)."""
+        result = self.copy()
+        names = [*result.weights, *(v.name for v in result.shell.graph.input)]
+        opened = Opened(result.nodes, names)
+        if len(opened.nodes) > len(result.nodes) or opened.tensors:
+            result.nodes, result.scopes = opened.nodes, opened.scopes
+            result.weights |= {name: Weight(tensor) for name, tensor in opened.tensors.items()}
+        return result
+
+    def settled(self, chosen: Mapping[str, str]) -> Graph:
+        """Return this graph with the bodies that are known to run taken into what is around them.
+
+        Args:
+            chosen: attribute of the body that runs, by the first output of its node.
+        """
+        result = self.copy()
+        result.nodes, result.scopes = settle(result.nodes, result.scopes, chosen)
+        return result
 
     @property
     def inputs(self) -> list[ValueInfoProto]:
         """Graph inputs that a caller feeds (initializers listed as inputs are left out)."""
-        return [v for v in self.shell.graph.input if v.name not in self.listed]
+        left_out = self.listed | {t.name for t in self.shell.graph.initializer}
+        return [v for v in self.shell.graph.input if v.name not in left_out]
+
+    @property
+    def defaults(self) -> list[TensorProto]:
+        """Values of the inputs that a caller may leave out: no constants, so no weights of ours."""
+        return list(self.shell.graph.initializer)
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """Tensors that the training algorithms in the file read or update."""
+        names: set[str] = set()
+        for info in self.shell.training_info:
+            names.update(free_names(info.initialization), free_names(info.algorithm))
+            names.update(b.key for b in (*info.initialization_binding, *info.update_binding))
+        return frozenset(names)
+
+    @property
+    def bound(self) -> set[str]:
+        """Tensors that somebody outside the nodes knows by name: outputs, and what is trained."""
+        return {v.name for v in self.shell.graph.output} | self.trained
 
     @property
     def outputs(self) -> list[ValueInfoProto]:
@@ -191,6 +134,11 @@ class Graph:
         return {
             ("" if o.domain == "ai.onnx" else o.domain): o.version for o in self.shell.opset_import
         }
+
+    @property
+    def names(self) -> set[str]:
+        """Every name in use for a tensor, in bodies too."""
+        return names_in(self.nodes) | {*self.weights, *(v.name for v in self.shell.graph.input)}
 
     def consumers(self) -> dict[str, list[int]]:
         """Map each tensor to the indices of the nodes that read it (captures included)."""
@@ -212,19 +160,24 @@ class Graph:
         names = merged_names(self)
         model = ModelProto()
         model.CopyFrom(self.shell)
-        for node in self.nodes:
-            copy = model.graph.node.add()
+        given = self._with_calls(model)
+        nodes = []
+        for node in given:
+            copy = NodeProto()
             copy.CopyFrom(node)
-            for i, name in enumerate(copy.input):
-                copy.input[i] = names.get(name, name)
-        done: set[str] = set()
+            copy.input[:] = [names.get(name, name) for name in node.input]
+            nodes.append(copy)
+        finals: dict[str, Weight] = {}
+        inside = set() if given is self.nodes else reads(self.nodes) - reads(given)
         for name, weight in self.weights.items():
-            final = names.get(name, name)
-            if final not in done:
-                done.add(final)
-                model.graph.initializer.append(
-                    encode(final, weight) if encode else weight.to_proto(final)
-                )
+            if name in inside:
+                continue
+            finals.setdefault(names.get(name, name), weight)
+        tensors = (
+            encode(name, weight) if encode else weight.to_proto(name)
+            for name, weight in finals.items()
+        )
+        fill(model.graph, nodes, tensors, self.scopes)
         _resize_listed_inputs(model, self.listed)
         listed = {v.name for v in model.graph.input}
         if (
@@ -233,6 +186,36 @@ class Graph:
         ):
             model.ir_version = _FREE_INITIALIZERS
         return model
+
+    def _with_calls(self, model: ModelProto) -> list[NodeProto]:
+        """Return the nodes with calls of functions put back; `model` forgets those not called now."""
+        if not self.calls:
+            return self.nodes
+        known = frozenset(self.bound | {v.name for v in self.shell.graph.input})
+        nodes = Written(list(self.nodes), self.weights, self.origin, known).put_back(self.calls)
+        gone = called((call.node for call in self.calls), model.functions)
+        gone -= called(nodes, model.functions)
+        kept = [f for f in model.functions if function_key(f) not in gone]
+        del model.functions[:]
+        model.functions.extend(kept)
+        return nodes
+
+
+def reads(nodes: Iterable[NodeProto]) -> set[str]:
+    """Return every tensor that nodes read, bodies included."""
+    return {name for node in nodes for name in (*node.input, *captured_names(node))}
+
+
+def _defaults(model: ModelProto) -> list[str]:
+    """Return the inputs that have a value and are no weights.
+
+    Files of IR 3, and of exporters that keep to its custom, list every weight as an input.
+    """
+    held = {t.name: t for t in model.graph.initializer}
+    listed = [v.name for v in model.graph.input if v.name in held]
+    if model.ir_version < _FREE_INITIALIZERS or 2 * len(listed) > len(held):
+        return []
+    return [n for n in listed if held[n].data_location != TensorProto.EXTERNAL]
 
 
 def _without_payload(model: ModelProto) -> ModelProto:
@@ -261,7 +244,7 @@ def merged_names(graph: Graph) -> dict[str, str]:
     """Return the final name of every private copy: equal values share one tensor again."""
     names: dict[str, str] = {}
     finals: dict[str, list[tuple[str, Array]]] = {}
-    taken = set(graph.weights) | {o for n in graph.nodes for o in n.output}
+    taken = graph.names if graph.origin else set()
     for name, origin in graph.origin.items():
         if name not in graph.weights:
             continue
@@ -296,19 +279,10 @@ def _resize_listed_inputs(model: ModelProto, listed: frozenset[str]) -> None:
                 shape.dim.add().dim_value = size
 
 
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the subgraphs of a control-flow node."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def unique_name(base: str, taken: Iterable[str]) -> str:
+def unique_name(base: str, taken: Container[str]) -> str:
     """Return `base`, or `base_1`, `base_2`, ... whichever is not in `taken`."""
-    used = set(taken)
     name, count = base, 0
-    while name in used:
+    while name in taken:
         count += 1
         name = f"{base}_{count}"
     return name

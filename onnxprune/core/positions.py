@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Index = NDArray[np.int32]
+LONGEST = 1 << 20  # positions of an axis that may be told apart; no layer has as many channels
 
 
 class CouplingError(ValueError):
@@ -47,6 +48,7 @@ class Declarations:
     protects: list[tuple[Axis, str]] = dataclasses.field(default_factory=list)
     factors: list[tuple[Axis, tuple[Axis, ...]]] = dataclasses.field(default_factory=list)
     renorms: list[Axis] = dataclasses.field(default_factory=list)
+    reserved: set[int] = dataclasses.field(default_factory=set)  # axes among `protects`: liftable
 
     def couple(self, a: Axis, b: Axis) -> None:
         """Declare that a[i] is removed iff b[i] is.
@@ -86,6 +88,7 @@ class Space:
         self.factors: list[tuple[Axis, tuple[Axis, ...]]] = []
         self.protected: dict[int, str] = {}  # axis id -> reason (whole axes)
         self.protected_parts: list[tuple[Axis, str]] = []
+        self.reserved: dict[int, str] = {}  # axis id -> reason: stays unless the user unlocks it
         self.renorms: set[int] = set()
         self._spoken: set[int] = set()
 
@@ -110,6 +113,8 @@ class Space:
         self._parent.append(len(self._parent))
         if size <= 1:
             self.protected[len(self.sizes) - 1] = "an axis of length 1"
+        elif size > LONGEST:
+            self.protected[len(self.sizes) - 1] = f"an axis of {size} positions, too long to cut"
         return len(self.sizes) - 1
 
     def root(self, axis: int) -> int:
@@ -127,14 +132,22 @@ class Space:
             else:
                 self.couples.append((a, b))
         for axis, reason in said.protects:
-            if axis.index is None:
+            if axis.id in said.reserved:
+                self.reserved.setdefault(axis.id, reason)
+            elif axis.index is None:
                 self.protected.setdefault(axis.id, reason)
             else:
                 self.protected_parts.append((axis, reason))
-        self.factors.extend(said.factors)
+        for flat, parts in said.factors:
+            if flat.size > LONGEST:  # it stays, and so does every part
+                for part in parts:
+                    self.protected.setdefault(part.id, self.protected[flat.id])
+            else:
+                self.factors.append((flat, parts))
         self.renorms.update(axis.id for axis in said.renorms)
         self._spoken.update(axis.id for pair in said.couples for axis in pair)
         self._spoken.update(axis.id for flat, parts in said.factors for axis in (flat, *parts))
+        self._spoken |= said.reserved
 
     def silent(self) -> list[int]:
         """Return the axes of tensors that rules looked at and coupled with nothing: they must stay."""

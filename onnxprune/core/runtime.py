@@ -5,20 +5,30 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
+import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
-from .errors import ModelError, OnnxPruneError
-from .graph import Array, Weight
+from .errors import ModelError, OnnxPruneError, UnknownOperatorError
+from .external import weight_bytes, write_external
+from .graph import Array, Graph, Weight
+from .limits import largest_run, longest_loop
+from .scopes import bodies
 
 _INLINE_LIMIT = 1 << 24  # bytes; larger models go through a file: onnxruntime keeps a copy of bytes
+_LIBRARIES = "ONNXPRUNE_CUSTOM_OPS"  # shared libraries with operators, separated as in PATH
+_UNKNOWN = ("is not a registered function/op", "No Op registered for", "No opset import for domain")
+STREAMED_FROM = 1 << 28  # bytes of weights from which graphs are mapped from a file and not packed
 _MESSAGE_LIMIT = (1 << 31) - (1 << 26)  # bytes of weights; protobuf writes no message above 2 GiB
 
 
@@ -51,7 +61,7 @@ class Session:
 
     def __init__(
         self,
-        model: ModelProto | Callable[[], ModelProto] | Path | str,
+        model: ModelProto | Graph | Callable[[], ModelProto] | Path | str,
         *,
         provider: str = "CPUExecutionProvider",
         optimise: bool = True,
@@ -62,7 +72,9 @@ class Session:
         """Load a model.
 
         Args:
-            model: path, message, or what makes the message (it is then freed before loading).
+            model: path, graph, message, or what makes the message (it is then freed before
+                loading). Graphs of any size: large weights are streamed to a temporary file, and
+                mapped from there.
             provider: execution provider to ask for; the CPU provider is always the fall-back.
             optimise: onnxruntime's graph optimisation on or off.
             threads: intra-op threads; None lets onnxruntime decide (ONNXPRUNE_THREADS overrides).
@@ -74,34 +86,26 @@ class Session:
             ModelError: if onnxruntime refuses the model; its own reason in one line.
         """
         ort = onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        # Several sessions live side by side (proof, latency of two files): worker threads that keep
-        # spinning after a run slow the next session down, by a third on a ResNet-50 and two cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-        )
-        options.enable_mem_pattern = plan_memory
-        count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
-        if count:
-            options.intra_op_num_threads = count
+        options = _options(ort, optimise, threads, plan_memory)
         providers = [provider] if alone else list(dict.fromkeys([provider, "CPUExecutionProvider"]))
         if alone and provider != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            with _handed_over(model) as payload:
+            with (
+                _handed_over(model) as (payload, weights, loops),
+                _bounded(ort, options, largest_run(weights)),
+            ):
+                if not optimise and weights > STREAMED_FROM:  # packed weights are copies in memory
+                    options.add_session_config_entry("session.disable_prepacking", "1")
                 self._session = ort.InferenceSession(payload, options, providers=providers)
+        except OnnxPruneError:
+            raise
         except Exception as error:
-            reason = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
-            raise ModelError(
-                f"onnxruntime {ort.__version__} cannot load the model: {reason}"
-            ) from error
+            raise _refusal(ort, _reason(error)) from error
+        self._patience = longest_loop(weights) if loops else None
         self.provider: str = self._session.get_providers()[0]
         self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
+        self._optional = [i.name for i in self._session.get_overridable_initializers()]
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
     def run(
@@ -113,31 +117,159 @@ class Session:
             ModelError: if onnxruntime fails on these inputs.
         """
         names = list(outputs) if outputs is not None else self.outputs
-        wanted = {name: feeds[name] for name in self.inputs if name in feeds}
+        names_in = [name for name in (*self.inputs, *self._optional) if name in feeds]
+        scalars = {name: np.asarray(feeds[name]) for name in names_in if np.isscalar(feeds[name])}
+        wanted = {name: feeds[name] for name in names_in} | scalars  # NumPy's scalars are no arrays
         try:
-            values = self._session.run(names, wanted)
+            with _in_time(self._patience) as options:
+                values = self._session.run(names, wanted, options)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"onnxruntime cannot run the model: {reason}") from error
+            raise ModelError(f"onnxruntime cannot run the model: {_reason(error)}") from error
         return dict(zip(names, values, strict=True))
+
+
+def _options(ort: ModuleType, optimise: bool, threads: int | None, plan_memory: bool) -> Any:
+    """Return the options of a session (see `Session`)."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # Several sessions live side by side (proof, latency of two files): worker threads that keep
+    # spinning after a run slow the next session down, by a third on a ResNet-50 and two cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.enable_mem_pattern = plan_memory
+    count = threads or int(os.environ.get("ONNXPRUNE_THREADS", "0"))
+    if count:
+        options.intra_op_num_threads = count
+    for library in filter(None, os.environ.get(_LIBRARIES, "").split(os.pathsep)):
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise OnnxPruneError(
+                f"{_LIBRARIES}: onnxruntime cannot take operators from '{library}': {_reason(error)}"
+            ) from error
+    return options
+
+
+def _refusal(ort: ModuleType, reason: str) -> ModelError:
+    """Say why onnxruntime does not load a model."""
+    text = f"onnxruntime {ort.__version__} cannot load the model: {reason}"
+    if not any(words in reason for words in _UNKNOWN):
+        return ModelError(text)
+    return UnknownOperatorError(
+        f"{text}; name the library that has the operator in {_LIBRARIES}, or prune without proof "
+        "(--no-verify)"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what onnxruntime complains of, in one line; our own limits in our own words."""
+    lines = str(error).strip().splitlines()
+    said = lines[0] if lines else type(error).__name__
+    if "terminate flag" in said:
+        return "its loops did not end in time: allow more with ONNXPRUNE_PATIENCE=<seconds>"
+    if limit := re.search(
+        r"Available memory of (\d+) is smaller than requested bytes of (\d+)", str(error)
+    ):
+        return f"it asks for {int(limit[2]) / 1e9:.3g} GB at once: allow more with ONNXPRUNE_MEMORY=<GB>"
+    return said
+
+
+@contextmanager
+def _in_time(seconds: float | None) -> Iterator[Any]:
+    """Give options of a run that ends it after so many seconds, where a node begins."""
+    if seconds is None:
+        yield None
+        return
+    options = onnxruntime().RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _bounded(ort: ModuleType, options: Any, limit: int) -> Iterator[None]:
+    """Let the session made inside take at most `limit` bytes on the host.
+
+    An allocator is registered for all sessions, and the session keeps the one it finds.
+    """
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": limit}))
+    try:
+        yield
+    finally:  # else the next one would find it, and it would outlive the session
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 1 << 20}))
 
 
 @contextmanager
 def _handed_over(
-    model: ModelProto | Callable[[], ModelProto] | Path | str,
-) -> Iterator[bytes | str]:
-    """Give the model as onnxruntime reads it: small ones as bytes, large ones as a file."""
+    model: ModelProto | Graph | Callable[[], ModelProto] | Path | str,
+) -> Iterator[tuple[bytes | str, int, bool]]:
+    """Give the model as onnxruntime reads it, its bytes of weights, and whether it has loops.
+
+    Small models are handed over as bytes, large ones as a file.
+    """
     if isinstance(model, (Path, str)):
-        yield str(model)
+        size = Path(model).stat().st_size
+        if size > _INLINE_LIMIT:  # the weights are in it
+            yield str(model), size, False  # too large to look into: no hostile file, hardly
+            return
+        message = onnx.load(model, load_external_data=False)
+        yield str(model), _weights(message), _loops(message)
         return
+    if isinstance(model, Graph):
+        if (size := weight_bytes(model)) > STREAMED_FROM:
+            with _streamed(model, size) as path:
+                yield str(path), size, _loops(model.shell, model.nodes)
+            return
+        model = model.to_model
     message = model if isinstance(model, ModelProto) else model()
     # not ByteSize, which writes the whole message to learn how long it is
-    size = sum(Weight(tensor).nbytes for tensor in message.graph.initializer)
+    size, loops = _weights(message), _loops(message)
     if size <= _INLINE_LIMIT:
-        yield message.SerializeToString()
+        yield message.SerializeToString(), size, loops
         return
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = Path(folder, "model.onnx")
         onnx.save(message, path, save_as_external_data=size > _MESSAGE_LIMIT)
         del message
-        yield str(path)
+        yield str(path), size, loops
+
+
+@contextmanager
+def _streamed(graph: Graph, size: int) -> Iterator[Path]:
+    """Write a large model to a temporary folder; what is mapped from it outlives the folder."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
+        free = shutil.disk_usage(folder).free
+        complaint = (
+            f"running the model takes {size / 1e9:.1f} GB of temporary files, and '{folder}' has "
+            f"{free / 1e9:.1f} GB left: set TMPDIR to a larger disk, or give --no-verify"
+        )
+        if free < size:
+            raise OnnxPruneError(complaint)
+        try:
+            write_external(graph, Path(folder, "model.onnx"))
+        except OSError as error:
+            raise OnnxPruneError(complaint) from error
+        yield Path(folder, "model.onnx")
+
+
+def _weights(model: ModelProto) -> int:
+    return sum(Weight(tensor).nbytes for tensor in model.graph.initializer)
+
+
+def _loops(model: ModelProto, nodes: Sequence[NodeProto] = ()) -> bool:
+    """Tell whether anything is repeated: then the file does not say how long a run is."""
+    left = [*nodes, *model.graph.node, *(node for f in model.functions for node in f.node)]
+    while left:
+        node = left.pop()
+        if node.op_type in {"Loop", "Scan"}:
+            return True
+        left.extend(inner for body in bodies(node) for inner in body.node)
+    return False

@@ -9,38 +9,33 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import onnx.defs
-from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
+from onnx import NodeProto, TensorProto, helper
 
 from .errors import ModelError
-from .graph import Array, Graph, bodies, captured_names, constant
+from .folding import VIEW_LIMIT, evaluated, may_fold, worth_folding
+from .graph import Array, Graph, constant
+from .inference import Inference, Typed
+from .input_shapes import Shape, input_shapes
+from .limits import check_shape, check_steps, largest_tensor
+from .scopes import captured_names
+from .typed_shape import TypedShape
 
 log = logging.getLogger(__name__)
 
-Shape = tuple[int, ...]
+
 ShapeFunction = Callable[[NodeProto, Mapping[str, Shape]], Mapping[str, Shape]]
 
-# Two numbers per unknown dimension: batch, sequence, then growing image sizes to try.
+# Two numbers per unknown dimension: batch, then sequences and images to try; sound is a long sequence.
+_GROWTH = 1 << 16  # bytes that a constant may always take in place of its computation
 _BATCH, _SEQUENCE = (3, 2), (7, 11)
 _IMAGES = ((64, 96), (128, 160), (224, 256), (320, 384), (640, 736))
-_VALUE_LIMIT = 1 << 22  # elements; larger results are not folded
-_VIEW_LIMIT = 1024  # elements; larger weights behind a view stay tied to their source
-_NEVER_FOLDED = {
-    "DequantizeLinear",
-    "QuantizeLinear",
-    "DynamicQuantizeLinear",
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-}
-_VIEWS = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+_INTEGERS = {TensorProto.INT32, TensorProto.INT64}
+_SCALES = 16  # floats that an op may read to learn a shape: more than a tensor has axes
+_TRIED = (*((_SEQUENCE, image) for image in _IMAGES), ((1021, 1531), (64, 96)))
 
 
 @dataclasses.dataclass
@@ -81,7 +76,9 @@ class Shapes:
         """Return what is said of the tensors of `graph`: this one with fewer nodes, other weights."""
         shapes = {name: weight.shape for name, weight in graph.weights.items()}
         dtypes = {name: weight.proto.data_type for name, weight in graph.weights.items()}
-        names = {v.name for v in graph.inputs} | {o for node in graph.nodes for o in node.output}
+        names = {v.name for v in graph.shell.graph.input} | {
+            o for node in graph.nodes for o in node.output
+        }
         return dataclasses.replace(
             self,
             a=shapes | {n: shape for n, shape in self.a.items() if n in names},
@@ -100,32 +97,18 @@ def infer(graph: Graph, shape_functions: Mapping[tuple[str, str], ShapeFunction]
     Raises:
         ModelError: if no size tried makes sense, e.g. a kernel larger than every image tried.
     """
-    for first, second in _IMAGES:
-        a = instantiate(graph, shape_functions, sizes=(_BATCH[0], _SEQUENCE[0], first))
-        b = instantiate(graph, shape_functions, sizes=(_BATCH[1], _SEQUENCE[1], second))
+    for sequence, image in _TRIED:
+        a, b = (
+            instantiate(graph, shape_functions, sizes=(_BATCH[i], sequence[i], image[i]))
+            for i in (0, 1)
+        )
         if a is not None and b is not None:
             counting = frozenset(_counting(a) & _counting(b))
             return Shapes(a.shapes, b.shapes, a.dtypes, _agreed(a, b), counting)
     raise ModelError(
-        "shapes of the model become negative for every image size tried "
+        "shapes of the model become negative for every size tried "
         f"({', '.join(str(s) for s, _ in _IMAGES)}): give the inputs fixed shapes"
     )
-
-
-def input_shape(value: onnx.ValueInfoProto, sizes: tuple[int, int, int]) -> Shape | None:
-    """Return a concrete shape of a graph input, or None if it has no rank."""
-    tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        return None
-    batch, sequence, image = sizes
-    rank = len(tensor.shape.dim)
-    shape = []
-    for axis, dim in enumerate(tensor.shape.dim):
-        if dim.HasField("dim_value") and dim.dim_value > 0:
-            shape.append(int(dim.dim_value))
-        else:
-            shape.append(batch if axis == 0 else image if rank >= 4 else sequence)
-    return tuple(shape)
 
 
 def instantiate(
@@ -147,17 +130,27 @@ def instantiate(
 
     Returns:
         The instance, or None when some dimension is not positive.
+
+    Raises:
+        ModelError: if a tensor would be absurdly large.
     """
     state = Instance({}, {}, {})
     for name, weight in graph.weights.items():
         state.shapes[name], state.dtypes[name] = weight.shape, weight.proto.data_type
         state.values[name] = _LazyValue  # type: ignore[assignment]
+    for tensor in graph.defaults:
+        state.shapes[tensor.name], state.dtypes[tensor.name] = tuple(tensor.dims), tensor.data_type
+    drawn = input_shapes(graph.inputs, sizes)
+    limit = largest_tensor(sum(weight.nbytes for weight in graph.weights.values()))
     for value in graph.inputs:
-        shape = (inputs or {}).get(value.name) or input_shape(value, sizes)
+        shape = (inputs or {}).get(value.name) or drawn[value.name]
         state.dtypes[value.name] = value.type.tensor_type.elem_type
         if shape is not None:
+            check_shape(value.name, shape, limit)
             state.shapes[value.name] = tuple(shape)
-    run = _Run(graph, state, shape_functions, fold=fold)
+    run = _Run(graph, state, shape_functions, fold=fold, limit=limit)
+    others = {v.name: v.type for v in graph.inputs if not v.type.HasField("tensor_type")}
+    run.inference.others.update(others)
     for node in graph.nodes:
         if not run.visit(node):
             return None
@@ -166,6 +159,13 @@ def instantiate(
 
 
 _LazyValue = object()
+
+
+def _kind(shape: Shape, typed: Mapping[str, int], otherwise: int) -> int:
+    """Return the element type that a shape function speaks of."""
+    if not isinstance(shape, TypedShape):
+        return otherwise
+    return typed.get(shape.like, otherwise) if shape.kind is None else shape.kind
 
 
 class _Run:
@@ -178,121 +178,84 @@ class _Run:
         shape_functions: Mapping[tuple[str, str], ShapeFunction],
         *,
         fold: bool,
+        limit: int,
     ) -> None:
         self.graph, self.state, self.functions, self.fold = graph, state, shape_functions, fold
+        self.limit = limit  # bytes of one tensor
         self.imports = list(graph.shell.opset_import)
-        self.ir = graph.shell.ir_version
+        self.inference = Inference(graph.opsets, self.imports, graph.shell.ir_version)
 
     def visit(self, node: NodeProto) -> bool:
         """Infer one node; False when a dimension is not positive."""
-        if self.fold and self._evaluate(node):
-            return True
+        check_steps(node, self.state.shapes)
         shapes = self._infer(node)
+        if any(shape is not None and min(shape, default=1) < 0 for shape, _ in shapes.values()):
+            return False
+        if self.fold and self._evaluate(node, [shape for shape, _ in shapes.values() if shape]):
+            return True
         for name, (shape, dtype) in shapes.items():
-            if shape is not None and min(shape, default=1) < 0:
-                return False
             if shape is not None:
+                check_shape(name, shape, self.limit)
                 self.state.shapes[name] = shape
             self.state.dtypes[name] = dtype
         return True
 
-    def _infer(self, node: NodeProto) -> dict[str, tuple[Shape | None, int]]:
+    def _infer(self, node: NodeProto) -> dict[str, Typed]:
         known = self.state.shapes
         domain = "" if node.domain == "ai.onnx" else node.domain
         special = self.functions.get((domain, node.op_type))
-        if special is not None and all(i in known for i in node.input if i):
+        if special is not None and node.input and all(i in known for i in node.input if i):
             typed, given = self.state.dtypes, special(node, known).items()
             first = typed.get(node.input[0], TensorProto.FLOAT)
-            return {n: (tuple(s), typed.get(getattr(s, "like", ""), first)) for n, s in given}
-        try:
-            schema = onnx.defs.get_schema(node.op_type, self.graph.opsets.get(domain, 1), domain)
-        except onnx.defs.SchemaError:
+            return {n: (tuple(s), _kind(s, typed, first)) for n, s in given}
+        read, dtypes = [name for name in node.input if name], self.state.dtypes
+        if not all(name in dtypes for name in read):
             return {}
-        if not all(i in self.state.dtypes for i in node.input if i):
-            return {}
-        types = {i: self._type(i) for i in node.input if i}
-        data = {
-            i: numpy_helper.from_array(v, i)
-            for i in node.input
-            if (v := self._small(i)) is not None
-        }
-        try:
-            found = shape_inference.infer_node_outputs(
-                schema, node, types, data, None, self.imports, self.ir
-            )
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
-            log.debug("no shape for %s '%s': %s", node.op_type, node.name, error)
-            return {}
-        return {name: _read_type(proto) for name, proto in found.items()}
-
-    def _type(self, name: str) -> TypeProto:
-        shape = self.state.shapes.get(name)
-        return helper.make_tensor_type_proto(self.state.dtypes[name], shape)
+        operands = {name: (known.get(name), dtypes[name]) for name in read}
+        values = {name: value for name in read if (value := self._small(name)) is not None}
+        return self.inference.outputs(node, operands, values)
 
     def _value(self, name: str) -> Array | None:
         value = self.state.values.get(name)
         return self.graph.weights[name].array if value is _LazyValue else value
 
     def _small(self, name: str) -> Array | None:
-        """Value of an operand that may steer a shape: integers, few of them."""
+        """Value of an operand that may steer a shape: integers, few of them; floats that scale."""
         if name not in self.state.values:
             return None
-        if int(np.prod(self.state.shapes.get(name, (0,)), dtype=np.int64)) > _VIEW_LIMIT:
+        if self.state.dtypes[name] == TensorProto.STRING:
+            return None
+        real = self.state.dtypes[name] not in _INTEGERS
+        if math.prod(self.state.shapes.get(name, (0,))) > (_SCALES if real else VIEW_LIMIT):
             return None
         return self._value(name)
 
-    def _evaluate(self, node: NodeProto) -> bool:
+    def _evaluate(self, node: NodeProto, results: list[Shape]) -> bool:
         """Fold the node if its result is known; Shape and Size need no value, only a shape."""
-        if node.op_type in _NEVER_FOLDED or node.domain not in {"", "ai.onnx"} or any(bodies(node)):
+        if not may_fold(node):
             return False
+        found: list[Array] | None = None
+        read = [name for name in node.input if name]
         if node.op_type in {"Shape", "Size"} and node.input[0] in self.state.shapes:
-            results = [self._shape_value(node)]
-        elif all(i in self.state.values for i in node.input if i) and self._worth_folding(node):
-            values = {i: self._value(i) for i in node.input if i}
-            try:
-                with np.errstate(all="ignore"):  # log(0) on the way to a masked entry is fine
-                    found = ReferenceEvaluator(_as_function(node, self.imports)).run(None, values)
-                results = [np.asarray(value) for value in found]
-            except Exception as error:  # noqa: BLE001 - the reference backend raises anything: not folded
-                log.debug("not folded: %s '%s': %s", node.op_type, node.name, error)
-                return False
-        else:
+            found = [self._shape_value(node)]
+        elif all(name in self.state.values for name in read) and worth_folding(
+            node, [self.state.shapes[name] for name in read], results
+        ):
+            values = {name: value for name in read if (value := self._value(name)) is not None}
+            found = evaluated(node, values, self.imports)
+        if found is None:
             return False
-        for name, result in zip(node.output, results, strict=False):
-            array = np.asarray(result)
+        for name, array in zip(node.output, found, strict=False):
             self.state.values[name], self.state.shapes[name] = array, array.shape
             self.state.dtypes[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
         return True
 
-    def _worth_folding(self, node: NodeProto) -> bool:
-        sizes = [int(np.prod(self.state.shapes[i], dtype=np.int64)) for i in node.input if i]
-        largest = max(sizes, default=0)
-        return largest <= (_VIEW_LIMIT if node.op_type in _VIEWS else _VALUE_LIMIT)
-
     def _shape_value(self, node: NodeProto) -> Array:
         shape = self.state.shapes[node.input[0]]
         if node.op_type == "Size":
-            return np.asarray(np.prod(shape, dtype=np.int64))
+            return np.asarray(math.prod(shape), np.int64)
         limits = {a.name: a.i for a in node.attribute}
         return np.asarray(shape[limits.get("start", 0) : limits.get("end", len(shape))], np.int64)
-
-
-def _as_function(node: NodeProto, imports: list[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
-    """Wrap a node in a model, so that it is evaluated under the file's opset."""
-    inputs = [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(node.input) if n]
-    outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
-    return helper.make_model(
-        helper.make_graph([node], "fold", inputs, outputs), opset_imports=imports
-    )
-
-
-def _read_type(proto: TypeProto) -> tuple[Shape | None, int]:
-    tensor = proto.tensor_type
-    if not proto.HasField("tensor_type") or not tensor.HasField("shape"):
-        return None, tensor.elem_type
-    if not all(d.HasField("dim_value") for d in tensor.shape.dim):
-        return None, tensor.elem_type
-    return tuple(int(d.dim_value) for d in tensor.shape.dim), tensor.elem_type
 
 
 def _agreed(a: Instance, b: Instance) -> dict[str, Array]:
@@ -315,14 +278,19 @@ def _counting(instance: Instance) -> set[str]:
 
 
 def fold(graph: Graph, shapes: Shapes) -> Graph:
-    """Return `graph` with the nodes whose results are all frozen replaced by constants."""
-    outputs = {v.name for v in graph.outputs}
+    """Return `graph` with the nodes whose results are all frozen replaced by constants.
+
+    A node whose constant would make the file grow stays: a mask of ones is shorter as `Expand`.
+    """
+    outputs = graph.bound
     result = graph.copy()
     before = _reads(graph.nodes)
+    replaced = {name: weight.nbytes for name, weight in graph.weights.items()}
     result.nodes = [
         node
         for node in result.nodes
         if not all(n in shapes.frozen and n not in outputs for n in node.output if n)
+        or _grows(node, shapes.frozen, replaced)
     ]
     result.nodes = _still_read(result.nodes, before, outputs)
     after = _reads(result.nodes)
@@ -333,6 +301,17 @@ def fold(graph: Graph, shapes: Shapes) -> Graph:
     for name in before - after - outputs:
         result.weights.pop(name, None)
     return result
+
+
+def _grows(node: NodeProto, values: Mapping[str, Array], replaced: dict[str, int]) -> bool:
+    """Tell whether a node's constants are larger than all that would go for them.
+
+    `replaced` holds the bytes that stand for each tensor in the file now; entered for the results.
+    """
+    made = sum(values[name].nbytes for name in node.output if name)
+    source = sum(replaced.get(name, 0) for name in dict.fromkeys(node.input)) + node.ByteSize()
+    replaced.update(dict.fromkeys(node.output, source))
+    return bool(made > max(_GROWTH, 2 * source))
 
 
 def _still_read(nodes: list[NodeProto], before: set[str], outputs: set[str]) -> list[NodeProto]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Collapse = Literal["l1", "l2", "mean", "std"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,47 @@ class SecondMoments:
 
 
 @dataclasses.dataclass(frozen=True)
+class Maps:
+    """Activations of a fixed set of samples, kept whole: for kernels between samples.
+
+    Attributes:
+        values: (tensor, axis) -> float32, shape (N, C, D): per sample and channel D positions, all
+            of them or as many as were asked for, evenly spread, the same in every sample.
+        positions: (tensor, axis) -> the shape that D flattens, () for a single one.
+        outputs: float32, shape (N, K): the outputs of the model, flattened and joined.
+        labels: keys of the data that are no model input -> array, first axis N.
+    """
+
+    values: dict[tuple[str, int], NDArray[np.float32]]
+    positions: dict[tuple[str, int], tuple[int, ...]]
+    outputs: NDArray[np.float32]
+    labels: dict[str, NDArray[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summaries:
+    """One number per sample and channel of tensor axes.
+
+    Attributes:
+        values: (tensor, axis) -> float64, shape (N, 3, C): over the positions of a sample the mean
+            of |x|, of x and of x^2. The mean of |x| is the L1 norm but for a factor.
+    """
+
+    values: dict[tuple[str, int], Floats]
+
+    def collapsed(self, place: tuple[str, int], how: Collapse) -> Floats:
+        """Return one number per sample and channel, float64, shape (N, C)."""
+        magnitude, mean, square = np.moveaxis(self.values[place], 1, 0)
+        result: Floats = {
+            "l1": magnitude,
+            "l2": np.sqrt(square),
+            "mean": mean,
+            "std": np.sqrt(np.maximum(square - mean**2, 0.0)),
+        }[how]
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
 class Statistics:
     """Everything one streaming run kept.
 
@@ -65,6 +108,8 @@ class Statistics:
         second: by index of the linear operator's node; absent where too wide (see `skipped`).
         skipped: node index -> why no second moments were kept.
         random: True when made from random data.
+        maps: of some of the samples; None unless asked for.
+        summaries: of all samples; None unless asked for.
     """
 
     samples: int
@@ -72,3 +117,5 @@ class Statistics:
     second: dict[int, SecondMoments]
     skipped: dict[int, str]
     random: bool = False
+    maps: Maps | None = None
+    summaries: Summaries | None = None

@@ -20,6 +20,8 @@ from .runtime import Session
 if TYPE_CHECKING:
     from .contracts import Progress, Samples
 
+LABEL = "label::"
+
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
@@ -27,7 +29,7 @@ class Probes:
 
     Attributes:
         outputs: tensors of the graph, its inputs included, or of `nodes`.
-        nodes: appended to the graph, in order; their names must be new.
+        nodes: appended to the graph, in order; new names; an equal name in another probe means the same node.
     """
 
     outputs: tuple[str, ...]
@@ -36,19 +38,31 @@ class Probes:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One run: its inputs, the probed tensors by name, the keys of its samples."""
+    """One run: its inputs, the probed tensors by name, the keys of its samples.
+
+    What the data has beside model inputs (labels) is in `values` under `label_key` of its name.
+    """
 
     feeds: Mapping[str, Array]
     values: Mapping[str, Array]
     keys: Keys
 
 
+def label_key(name: str) -> str:
+    """Return the name under which a run gives labels; no tensor has it."""
+    return f"{LABEL}{name}"
+
+
 def with_probes(graph: Graph, probes: Iterable[Probes]) -> ModelProto:
     """Return a model of `graph` that also gives what the probes read."""
-    model = graph.to_model()
+    model = dataclasses.replace(graph, calls=()).to_model()  # calls would hide what is read
     given = {v.name for v in [*model.graph.output, *model.graph.input]}
+    made: set[str] = set()
     for probe in probes:
-        model.graph.node.extend(probe.nodes)
+        for node in probe.nodes:  # two probes may reduce the same tensor alike
+            if node.output[0] not in made:
+                made.add(node.output[0])
+                model.graph.node.append(node)
         for name in probe.outputs:
             if name not in given:
                 given.add(name)
@@ -92,6 +106,7 @@ def stream(
         count = min(step, samples.count - done)
         values = session.run(feeds, inner) if inner else {}
         values.update((name, feeds[name]) for name in names if name in feeds)
+        values.update((label_key(name), read[name]) for name in samples.extra)
         yield Step(feeds, values, sample_keys(feeds, count, seed))
         done += count
         if progress is not None:

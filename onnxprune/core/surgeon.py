@@ -13,10 +13,39 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from .graph import Graph, captured_names
+from .errors import ModelError
+from .graph import Graph
+from .scopes import captured_names
 
 _PAYLOAD = "payload"
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints advice to stdout otherwise
+
+
+def _sorted(nodes: list[gs.Node]) -> list[gs.Node]:
+    """Return nodes in topological order; what stands in order already is not moved.
+
+    graphsurgeon's own sort moves every node as early or late as it can.
+    """
+    maker = {t.name: i for i, node in enumerate(nodes) for t in node.outputs if t.name}
+    result: list[gs.Node] = []
+    done, entered = [False] * len(nodes), [False] * len(nodes)
+    for first in range(len(nodes)):
+        waiting = [first]
+        while waiting:
+            index = waiting[-1]
+            makers = {maker.get(tensor.name) for tensor in nodes[index].inputs}
+            before = sorted((i for i in makers if i is not None and not done[i]), reverse=True)
+            if before and not done[index]:
+                if entered[index]:
+                    raise ModelError(f"node '{nodes[index].name}' waits for its own output")
+                entered[index] = True
+                waiting += before
+                continue
+            waiting.pop()
+            if not done[index]:
+                done[index] = True
+                result.append(nodes[index])
+    return result
 
 
 class Surgeon:
@@ -28,7 +57,7 @@ class Surgeon:
         self._tensors: dict[str, gs.Variable] = {}
         self._skeleton = gs.Graph(
             nodes=[self._node(node) for node in graph.nodes],
-            inputs=[self._tensor(v.name) for v in graph.inputs],
+            inputs=[self._tensor(v.name) for v in graph.shell.graph.input],
             outputs=[self._tensor(v.name) for v in graph.outputs],
         )
 
@@ -80,17 +109,16 @@ class Surgeon:
             recurse_subgraphs=False,
             remove_unused_graph_inputs=False,
         )
-        self._skeleton.toposort(recurse_subgraphs=False)
         result = self._graph.copy()
         result.nodes = []
-        for node in self._skeleton.nodes:
+        for node in _sorted(list(self._skeleton.nodes)):
             proto = NodeProto()
             proto.CopyFrom(node.attrs[_PAYLOAD])
             for slot in range(len(proto.input)):
                 proto.input[slot] = node.inputs[slot].name
             result.nodes.append(proto)
         used = {name for n in result.nodes for name in [*n.input, *captured_names(n)]}
-        used |= {v.name for v in result.outputs}
+        used |= result.bound
         # only the loss of its readers makes a weight dead
         before = {name for n in self._graph.nodes for name in [*n.input, *captured_names(n)]}
         result.weights = {n: w for n, w in result.weights.items() if n in used or n not in before}

@@ -39,8 +39,13 @@ def _length(x: TensorAxes) -> Axis:
 
 def attend(
     n: NodeView, operands: Sequence[TensorAxes], y: TensorAxes, counts: tuple[int, int]
-) -> tuple[Axis, Axis, Axis]:
-    """Couple q, k, v and y of any attention; returns query heads, key-value heads, key dimension."""
+) -> tuple[Axis, Axis, Axis, Axis]:
+    """Couple q, k, v and y of any attention, and count its cost.
+
+    Returns:
+        query heads, key-value heads, and the dimension of a head of keys and of values. That queries
+        and keys are summed over the former is for the caller to declare.
+    """
     q, k, v = operands
     query, size = _heads(n, q, counts[0])
     key, key_size = _heads(n, k, counts[1])
@@ -58,9 +63,7 @@ def attend(
     n.protect([_length(k)], "attention weights are normalised along it")
     n.macs(y[0], query, _length(q), _length(k), size)
     n.macs(y[0], query, _length(q), _length(k), value_size)
-    for slot, x in enumerate((q, k)):
-        n.contract(slot, x.rank - 1)
-    return query, key, size
+    return query, key, size, value_size
 
 
 @op(
@@ -85,7 +88,9 @@ def attention(n: NodeView) -> None:
     """Y = softmax(Q K^T scale + mask) V per head; keys and values may serve several query heads."""
     q, k, y = n.x(0), n.x(1), n.y()
     counts = (int(n.attr("q_num_heads", 0)), int(n.attr("kv_num_heads", 0)))
-    query, key, size = attend(n, [q, k, n.x(2)], y, counts)
+    query, key, size, value = attend(n, [q, k, n.x(2)], y, counts)
+    for slot, x in enumerate((q, k)):
+        n.contract(slot, x.rank - 1)
     n.freeze_attr("scale", 1 / math.sqrt(size.size))
     for name, axis in (("q_num_heads", query), ("kv_num_heads", key)):
         if n.attr(name, 0):
@@ -97,16 +102,12 @@ def attention(n: NodeView) -> None:
         if n.has(slot):
             n.couple(n.x(slot)[0], like[0])
             n.couple(n.x(slot)[1], key)
-            n.couple(n.x(slot)[3], size if slot == 4 else _heads_of(n, like, key))
+            n.couple(n.x(slot)[3], size if slot == 4 else value)
     for slot, head in ((1, key), (2, key), (3, query)):
         present = n.y(slot)
         if present:
             n.couple(present[1], head)
             n.protect(present, "attention hands it on")
-
-
-def _heads_of(n: NodeView, x: TensorAxes, heads: Axis) -> Axis:
-    return x[3] if x.rank == _RANK else _heads(n, x, heads.size, heads)[1]
 
 
 @op(
@@ -133,8 +134,12 @@ def rotary(n: NodeView) -> None:
     """Pairs of dimensions of each head are rotated together by angles from a table."""
     x, y = n.x(0), n.y()
     n.same(x, y)
-    rotate(n, x, n.xs(1)[:2], int(n.attr("num_heads", 0)))
+    tables = n.xs(1)[:2]
+    rotate(n, x, tables, int(n.attr("num_heads", 0)))
     n.protect(_length(x), "positions are rotated by their number")
+    for table in tables:
+        if table.rank == x.rank - (x.rank == _RANK):  # angles of each sample, not of each position
+            n.couple(table[0], x[0])
 
 
 def rotate(n: NodeView, x: TensorAxes, tables: Sequence[TensorAxes], count: int) -> None:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from onnx import NodeProto
 
+from onnxprune.core.input_shapes import Shape
 from onnxprune.core.rules import OP_RULES, Example, NodeView, TensorAxes, op
-from onnxprune.core.shapes import Shape
+from onnxprune.core.typed_shape import TypedShape
 
-from .attention import attend, rotate
 from .linear import conv
 
 MICROSOFT = "com.microsoft"
 
 
-def _like_first(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+def like_first(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """Output shape = shape of input 0."""
     return {node.output[0]: shapes[node.input[0]]}
 
 
-for _op_type in (
-    "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "SimplifiedLayerNormalization",
-    "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "RotaryEmbedding",
-):  # fmt: skip
-    OP_RULES.shape(_op_type, MICROSOFT)(_like_first)
+for _op_type in ("BiasGelu", "FastGelu", "QuickGelu", "Gelu"):
+    OP_RULES.shape(_op_type, MICROSOFT)(like_first)
 
 
 @op(
@@ -49,7 +45,9 @@ def biased_activation(n: NodeView) -> None:
     domain=MICROSOFT,
     examples=[
         Example("{y} = com.microsoft.SkipLayerNormalization({x}, {x2}, {s:C}, {b:C}, {b:C})", 3),
-        Example("{y} = com.microsoft.SkipSimplifiedLayerNormalization({x}, {x2}, {s:C})", 3),
+        Example(
+            "{y} = com.microsoft.SkipSimplifiedLayerNormalization<epsilon=0.1>({x}, {x2}, {s:C})", 3
+        ),
     ],
 )
 def skip_norm(n: NodeView) -> None:
@@ -63,6 +61,54 @@ def skip_norm(n: NodeView) -> None:
         n.renorm(0, [x.rank - 1], "rms", added=(1, 3), affine=(2,), epsilon=epsilon)
     else:
         n.renorm(0, [x.rank - 1], "layer", added=(1, 4), affine=(2, 3), epsilon=epsilon)
+
+
+@OP_RULES.shape("SkipLayerNormalization", MICROSOFT)
+@OP_RULES.shape("SkipSimplifiedLayerNormalization", MICROSOFT)
+def skip_norm_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """The result and the sum that is handed on are like input 0."""
+    return {name: shapes[node.input[0]] for name in [node.output[0], *node.output[3:]] if name}
+
+
+@op(
+    "EmbedLayerNormalization",
+    domain=MICROSOFT,
+    examples=[
+        Example(
+            "{t1} = ArgMax<axis=-1, keepdims=0>({x})\n{t2} = Cast<to=6>({t1})\n"
+            "{y}, {t3} = com.microsoft.EmbedLayerNormalization<epsilon=0.1>"
+            "({t2}, {t2}, {w:40,12}, {w:16,12}, {w:40,12}, {s:12}, {b:12})",
+            rank=3,
+        ),
+    ],
+)
+def embed_norm(n: NodeView) -> None:
+    """Y = norm(word[id] + position[i] + segment[id]), and how many tokens a mask leaves."""
+    ids, words, y = n.x(0), n.x(2), n.y()
+    n.same(ids, y[:2])
+    for table in (words, n.x(3), n.x(4)):
+        if table:
+            n.couple(table[1], y[2])
+            n.protect(table[0], "looked up by index")
+    for vector in (n.x(5), n.x(6)):
+        n.couple(vector[0], y[2])
+    for extra in (n.x(1), n.x(7), n.x(8), n.y(1)):
+        n.protect(extra, "indices and masks of positions")
+        for a, b in zip(extra, ids, strict=False):
+            if n.pair(a) == n.pair(b):
+                n.couple(a, b)
+    if n.y(2):
+        n.same(n.y(2), y)
+    n.renorm(2, [2], "layer", affine=(5, 6), epsilon=n.attr("epsilon", 1e-12), of=2)
+
+
+@OP_RULES.shape("EmbedLayerNormalization", MICROSOFT)
+def embed_norm_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Shape of the indices, width of the table; one number a sample; the sum before the norm."""
+    ids, width = shapes[node.input[0]], shapes[node.input[2]][1]
+    wide = TypedShape.of((*ids, width), node.input[2])
+    each: tuple[Shape, ...] = (wide, ids[:1], wide)
+    return {name: shape for name, shape in zip(node.output, each, strict=False) if name}
 
 
 @op(
@@ -138,52 +184,3 @@ def fused_conv_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[st
             for i in range(rank)
         )
     return {node.output[0]: (x[0], w[0], *size)}
-
-
-@op(
-    "MultiHeadAttention",
-    domain=MICROSOFT,
-    examples=[
-        Example(
-            "{t1} = MatMul({x}, {w:C,16})\n{t2} = MatMul({x}, {w:C,16})\n{t3} = MatMul({x}, {w:C,32})\n"
-            "{y} = com.microsoft.MultiHeadAttention<num_heads=4>({t1}, {t2}, {t3})",
-            rank=3,
-        ),
-    ],
-)
-def multi_head_attention(n: NodeView) -> None:
-    """Attention on flat (B, L, heads x dimension) operands; biases and masks follow."""
-    if not (n.has(1) and n.has(2)) or n.x(0).rank != 3 or len(n.proto.input) > 3:
-        n.refuse("packed operands, biases, masks or a past")
-    count = int(n.attr("num_heads"))
-    query, _, size = attend(n, [n.x(0), n.x(1), n.x(2)], n.y(), (count, count))
-    n.freeze_attr("scale", 1 / math.sqrt(size.size))
-    n.attr_is_length("num_heads", query)
-
-
-@OP_RULES.shape("MultiHeadAttention", MICROSOFT)
-def multi_head_attention_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """Length of the queries, width of the values."""
-    query, value = shapes[node.input[0]], shapes[node.input[min(2, len(node.input) - 1)]]
-    return {node.output[0]: (*query[:2], value[-1])}
-
-
-@op(
-    "RotaryEmbedding",
-    domain=MICROSOFT,
-    examples=[
-        Example(
-            "{t1} = MatMul({x}, {w:C,16})\n"
-            "{y} = com.microsoft.RotaryEmbedding<num_heads=2>({t1}, {i:[0]}, {w:16,4}, {w:16,4})",
-            rank=3,
-        ),
-    ],
-)
-def rotary(n: NodeView) -> None:
-    """As RotaryEmbedding of ONNX, with the positions before the tables; heads need their number."""
-    x = n.x(0)
-    count = int(n.attr("num_heads", 0)) or x[-1].size // (2 * n.x(2)[-1].size)
-    n.same(x, n.y())
-    n.protect(n.x(1), "positions")
-    rotate(n, x, [n.x(2), n.x(3)], count)
-    n.protect(x[1] if x.rank == 3 else x[2], "positions are rotated by their number")

@@ -29,10 +29,11 @@ def einsum(n: NodeView) -> None:
     for slot, term in enumerate(left.split(",")):
         for number, (letter, axis) in enumerate(zip(term, n.x(slot), strict=True)):
             other = letters.setdefault(letter, axis)
-            if n.pair(other) == n.pair(axis):
-                n.couple(other, axis)
-            else:
-                n.protect([other, axis], "broadcast in an Einsum")
+            if other is not axis:  # not its first place
+                if n.pair(other) == n.pair(axis):
+                    n.couple(other, axis)
+                else:
+                    n.protect([other, axis], "broadcast in an Einsum")
             if letter not in right:
                 n.contract(slot, number)
     n.macs(*letters.values())

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from onnxprune.core.rules import Example, NodeView, op
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from onnxprune.core.input_shapes import Shape
+from onnxprune.core.rules import OP_RULES, Example, NodeView, op
+from onnxprune.core.typed_shape import TypedShape
 
 _UNARY = (
     "Relu",
@@ -43,8 +50,6 @@ _UNARY = (
     "Acosh",
     "Atanh",
     "Not",
-    "Identity",
-    "Cast",
     "IsNaN",
     "IsInf",
     "Dropout",
@@ -80,7 +85,7 @@ _BROADCAST = (
 _BOUNDED = ("Asin", "Acos", "Atanh", "Tan", "Sinh", "Cosh", "Exp")
 _POSITIVE = ("Log", "Reciprocal", "Sqrt", "Acosh")
 _TESTS = ("IsNaN", "IsInf")
-_OTHERS = {"Not", "Cast", "BitwiseNot", *_BOUNDED, *_POSITIVE, *_TESTS}
+_OTHERS = {"Not", "BitwiseNot", *_BOUNDED, *_POSITIVE, *_TESTS}
 _YOUNG = {"Gelu": (21,), "Swish": (24,)}
 
 
@@ -96,8 +101,10 @@ def _unary_examples() -> list[Example]:
             Example(f"{{t1}} = Abs({{x}})\n{{t2}} = Add({{t1}}, {{f:1.5}})\n{{y}} = {n}({{t2}})")
             for n in _POSITIVE
         ),
-        *(Example(f"{{t1}} = {n}({{x}})\n{{y}} = Where({{t1}}, {{x2}}, {{x}})") for n in _TESTS),
-        Example("{y} = Cast<to=1>({x})"),
+        Example("{t1} = Sqrt({x})\n{t2} = IsNaN({t1})\n{y} = Where({t2}, {x2}, {x})"),
+        Example(
+            "{t1} = Relu({x})\n{t2} = Log({t1})\n{t3} = IsInf({t2})\n{y} = Where({t3}, {x2}, {x})"
+        ),
         Example("{t1} = Greater({x}, {f:0.1})\n{t2} = Not({t1})\n{y} = Where({t2}, {x}, {x2})"),
         Example(
             "{t1} = Mul({x}, {f:9.0})\n{t2} = Cast<to=6>({t1})\n{t3} = BitwiseNot({t2})\n{y} = Cast<to=1>({t3})"
@@ -137,6 +144,17 @@ def unary(n: NodeView) -> None:
 
 
 @op(
+    "Identity",
+    "Cast",
+    examples=[Example("{y} = Identity({x})"), Example("{y} = Cast<to=1>({x})")],
+)
+def as_it_is(n: NodeView) -> None:
+    """y[i] = x[i], if in another type."""
+    n.same(n.x(0), n.y())
+    n.hands_on()
+
+
+@op(
     "CastLike",
     examples=[Example("{y} = CastLike({x}, {f:[1.0]})"), Example("{y} = CastLike({x}, {x2})")],
 )
@@ -173,6 +191,14 @@ def broadcast(n: NodeView) -> None:
     n.broadcast(n.xs(), n.y())
 
 
+@OP_RULES.shape("LessOrEqual")
+@OP_RULES.shape("GreaterOrEqual")
+def compared_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Broadcast shape, booleans: before opset 16 onnx knows none."""
+    shape = np.broadcast_shapes(*(shapes[name] for name in node.input))
+    return {node.output[0]: TypedShape.of(shape, kind=TensorProto.BOOL)}
+
+
 @op(
     "Add",
     "Sum",
@@ -192,16 +218,35 @@ def add(n: NodeView) -> None:
 
 
 @op(
-    "CumSum",
     "Softmax",
     "LogSoftmax",
+    examples=[
+        Example("{y} = Softmax<axis=2>({x})"),
+        Example("{t1} = Softmax<axis=1>({x})\n{y} = Mul({t1}, {x2})"),
+        Example("{y} = LogSoftmax({x})"),
+    ],
+)
+def shares(n: NodeView) -> None:
+    """Y is what each position along one axis has of the whole; it stays, unless of unlocked classes."""
+    n.same(n.x(0), n.y())
+    rank, flattens = (
+        n.x(0).rank,
+        n.graph.opsets.get("", 1) < 13,
+    )  # then all from the axis on are one
+    axis = int(n.attr("axis", 1 if flattens else -1)) % rank
+    if flattens and axis < rank - 1:
+        n.protect(n.x(0)[axis:])
+    else:
+        n.reserve(n.x(0)[axis])
+        n.renorm(0, [axis], "softmax")
+
+
+@op(
+    "CumSum",
     "Hardmax",
     "LpNormalization",
     examples=[
         Example("{y} = CumSum({x}, {i:2})"),
-        Example("{y} = Softmax<axis=2>({x})"),
-        Example("{t1} = Softmax<axis=1>({x})\n{y} = Mul({t1}, {x2})"),
-        Example("{y} = LogSoftmax({x})"),
         Example("{t1} = Hardmax<axis=3>({x})\n{y} = Add({t1}, {x})"),
         Example("{y} = LpNormalization<axis=2, p=2>({x})"),
     ],

@@ -44,7 +44,7 @@ def _along(n: NodeView, axis: Axis, *slots: int) -> None:
         ),
         Example(
             IN + "{t9} = QLinearConv<group=C>({t1}, {f:0.03}, {u:120}, "
-            "{z:C,1,3,3}, {f:0.03}, {u:128}, {f:0.1}, {u:125})" + OUT
+            "{z:C,1,3,3}, {f:0.1}, {u:128}, {f:0.1}, {u:125})" + OUT
         ),
         Example(
             IN + "{t9} = QLinearConv<group=2>({t1}, {f:0.03}, {u:120}, "

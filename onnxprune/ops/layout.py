@@ -9,6 +9,7 @@ from onnxprune.core.positions import Axis
 from onnxprune.core.rules import Example, NodeView, RuleError, op
 
 Pair = tuple[int, int]
+_VARYING = "repeated a number of times computed at run time"
 
 
 @op(
@@ -27,6 +28,7 @@ def transpose(n: NodeView) -> None:
     perm = n.attr("perm") or list(reversed(range(x.rank)))
     n.same([x[i] for i in perm], y)
     n.stands_for(perm)
+    n.hands_on()
 
 
 @op(
@@ -61,6 +63,12 @@ def transpose(n: NodeView) -> None:
             "{t4} = Reshape({x}, {t3})\n{t5} = Mul({t4}, {w:C/2,2,1,1})\n{y} = Reshape({t5}, {t1})",
             multiple=4,
         ),
+        Example(  # heads in the batch, and a length that follows from the rest
+            "{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Mul({t2}, {i:[2]})\n"
+            "{t4} = Concat<axis=0>({t3}, {i:[-1,H,W]})\n{t5} = Reshape({x}, {t4})\n"
+            "{t6} = Mul({t5}, {w:C/2,1,1})\n{y} = Reshape({t6}, {t1})",
+            multiple=4,
+        ),
         Example(
             "{t1} = Reshape({x}, {i:[0,2,C/2,H,W]})\n{t2} = Transpose<perm=[0,2,1,3,4]>({t1})\n{y} = Reshape({t2}, {i:[0,C,H,W]})",
             multiple=4,
@@ -77,6 +85,7 @@ def reshape(n: NodeView) -> None:
     x, y = n.x(0), n.y()
     for left, right in _blocks([n.pair(a) for a in x], [n.pair(a) for a in y]):
         _refine(n, [x[i] for i in left], [y[i] for i in right])
+    n.hands_on()
     if n.proto.op_type == "Reshape":
         n.input_is_shape(1, list(y))
 
@@ -186,11 +195,20 @@ def expand(n: NodeView) -> None:
         Example(
             "{t1} = ReduceSum<keepdims=1>({x}, {i:[1]})\n{t2} = Tile({t1}, {i:[1,C,1,1]})\n{y} = Mul({x}, {t2})"
         ),
+        Example(
+            "{t1} = Shape({x})\n{t2} = Slice({t1}, {i:[0]}, {i:[1]})\n{t3} = Concat<axis=0>({t2}, {i:[1]})\n"
+            "{t4} = Tile({w:1,C}, {t3})\n{y} = Add({x}, {t4})",
+            rank=2,
+        ),
     ],
 )
 def tile(n: NodeView) -> None:
     """y[i] = repeats x x[i]: each position again and again, or new ones where x has length 1."""
     x, y = n.x(0), n.y()
+    if n.computed(1):
+        n.broadcast([x], y)  # axes of equal length are repeated once
+        n.protect([b for a, b in zip(x, y, strict=True) if n.pair(a) != n.pair(b)], _VARYING)
+        return
     repeats = n.attr_or_input("repeats", 1) or []
     counts = [n.axis(count, "repeat") for count in repeats]
     for a, b, count in zip(x, y, counts, strict=True):
@@ -234,6 +252,11 @@ def depth_space(n: NodeView) -> None:
         Example(
             "{t1} = Shape<start=0, end=2>({x})\n{t2} = ConstantOfShape<value=float[1] {0.5}>({t1})\n"
             "{t3} = Unsqueeze({t2}, {i:[2,3]})\n{y} = Add({x}, {t3})"
+        ),
+        Example(
+            "{t1} = Reshape({x}, {i:[-1,C/4,H,W]})\n{t2} = Shape({t1})\n{t3} = Relu({t1})\n"
+            "{t4} = Reshape({t3}, {t2})\n{y} = Reshape({t4}, {i:[-1,C,H,W]})",
+            multiple=8,
         ),
     ],
 )
@@ -283,3 +306,23 @@ def data_dependent(n: NodeView) -> None:
     """Y is made of integers that steer other nodes, which stay."""
     for axes in [*n.xs(), *n.ys()]:
         n.protect(axes)
+
+
+@op(
+    "EyeLike",
+    examples=[
+        Example(
+            "{t1} = Transpose({x})\n{t2} = MatMul({t1}, {x})\n{t3} = EyeLike({t2})\n{t4} = Add({t2}, {t3})\n"
+            "{y} = MatMul({x}, {t4})",
+            rank=2,
+        ),
+    ],
+)
+def eye_like(n: NodeView) -> None:
+    """Y[i,j] = 1 where i = j: rows and columns go together; off the diagonal, or not square, they stay."""
+    x, y = n.x(0), n.y()
+    n.same(x, y)
+    if n.attr("k", 0) == 0 and n.pair(x[0]) == n.pair(x[1]):
+        n.couple(y[0], y[1])
+    else:
+        n.protect(y, "rows and columns of a diagonal")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxprune.core.positions import Axis
@@ -34,6 +36,12 @@ def _geometry(
     return {"kernel": kernel, "strides": strides, "dilations": dilations, "pads": pads}
 
 
+def pairs(pads: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (begin, end) of each axis from pads as ONNX lists them: begins, then ends."""
+    half = len(pads) // 2
+    return list(zip(pads[:half], pads[half:], strict=True))
+
+
 def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
     """Flat = groups x inner; one group, or one channel a group, is plain coupling."""
     if groups.size == 1:
@@ -57,6 +65,10 @@ def _grouped(n: NodeView, flat: Axis, groups: Axis, inner: Axis) -> None:
             "{y} = Conv<strides=[2,1], dilations=[1,2], pads=[1,2,1,2]>({x}, {w:8,C,3,3}, {b:8})"
         ),
         Example("{y} = Conv<group=C/2>({x}, {w:2C,2,1,1}, {b:2C})", multiple=4),
+        Example(
+            "{t1} = Transpose<perm=[0,2,1,3]>({x})\n{t2} = Conv<pads=[0,1,0,1]>({t1}, {w:6,H,1,3}, {b:6})\n"
+            "{y} = Transpose<perm=[0,2,1,3]>({t2})"
+        ),
     ],
 )
 def conv(n: NodeView) -> None:
@@ -90,7 +102,14 @@ def convolve(n: NodeView, x: TensorAxes, w: TensorAxes, bias: TensorAxes, y: Ten
     n.couple(y[1], w[0])
     if bias:
         n.couple(bias[0], w[0])
-    n.protect([*w[2:], *x[2:], *y[2:]], "a spatial axis of a convolution")
+    form = _geometry(n, x, w, y)
+    sides = zip(x[2:], y[2:], form["kernel"], form["strides"], pairs(form["pads"]), strict=True)
+    for before, after, kernel, stride, pad in sides:
+        if (kernel, stride, pad) == (1, 1, (0, 0)):
+            n.couple(before, after)  # nothing meets along it
+        else:
+            n.protect([before, after], "a spatial axis of a convolution")
+    n.protect(w[2:], "a spatial axis of a convolution")
     n.couple(x[0], y[0])
     n.macs(y[0], w[0], w[1], *y[2:], times=int(np.prod([k.size for k in w[2:]], dtype=np.int64)))
     if count == 1:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from onnx import NodeProto
 
+from onnxprune.core.input_shapes import Shape
 from onnxprune.core.rules import OP_RULES, Example, NodeView, op
-from onnxprune.core.shapes import Shape
 
 
 @op(
@@ -26,14 +26,24 @@ def batch_norm(n: NodeView) -> None:
         n.couple(vector[0], x[1])
 
 
-@op("InstanceNormalization", examples=[Example("{y} = InstanceNormalization({x}, {s:C}, {b:C})")])
+@op(
+    "InstanceNormalization",
+    examples=[
+        Example("{y} = InstanceNormalization<epsilon=0.1>({x}, {s:C}, {b:C})"),
+        Example(
+            "{t1} = Reshape({x}, {i:[0,2,-1]})\n{t2} = InstanceNormalization<epsilon=0.1>({t1}, {s:2}, {b:2})\n"
+            "{t3} = Reshape({t2}, {i:[0,C,H,W]})\n{y} = Mul({t3}, {w:C,1,1})",
+            multiple=4,
+        ),
+    ],
+)
 def instance_norm(n: NodeView) -> None:
-    """y[:,c] is normalised over space, which stays; scale and bias per channel."""
+    """y[:,c] is normalised over all axes after c: removal there renormalises; scale, bias per c."""
     x = n.x(0)
     n.same(x, n.y())
-    n.protect(x[2:])
     for vector in n.xs(1):
         n.couple(vector[0], x[1])
+    _statistics(n, 2, "layer", affine_axis=1)
 
 
 @op(
@@ -41,7 +51,7 @@ def instance_norm(n: NodeView) -> None:
     examples=[
         Example("{y} = LayerNormalization({x}, {s:C}, {b:C})", rank=3),
         Example("{y} = LayerNormalization<epsilon=0.1>({x}, {s:C})", rank=2),
-        Example("{y} = LayerNormalization<axis=1>({x}, {s:C,H,W}, {b:C,H,W})"),
+        Example("{y} = LayerNormalization<axis=1, epsilon=0.1>({x}, {s:C,H,W}, {b:C,H,W})"),
     ],
 )
 def layer_norm(n: NodeView) -> None:
@@ -61,6 +71,10 @@ def layer_norm(n: NodeView) -> None:
     since=23,
     examples=[Example("{y} = RMSNormalization<epsilon=0.1>({x}, {s:C})", rank=3, opsets=(23, 24))],
 )
+@op(
+    "SimplifiedLayerNormalization",  # onnxruntime's, in the default domain
+    examples=[Example("{y} = SimplifiedLayerNormalization<axis=-1>({x}, {s:C})", rank=3)],
+)
 def rms_norm(n: NodeView) -> None:
     """Y is x over its root mean square on the last axes: removal there renormalises."""
     x = n.x(0)
@@ -70,11 +84,19 @@ def rms_norm(n: NodeView) -> None:
     _statistics(n, axis, "rms")
 
 
-def _statistics(n: NodeView, first: int, kind: Literal["layer", "rms"]) -> None:
+def _statistics(
+    n: NodeView, first: int, kind: Literal["layer", "rms"], affine_axis: int | None = None
+) -> None:
     """Statistics over the axes from `first` on; of varying length, they stay."""
     axes = n.x(0)[first:]
     if all(a == b for a, b in map(n.pair, axes)):
-        n.renorm(0, range(first, n.x(0).rank), kind, epsilon=n.attr("epsilon", 1e-5))
+        n.renorm(
+            0,
+            range(first, n.x(0).rank),
+            kind,
+            epsilon=n.attr("epsilon", 1e-5),
+            affine_axis=affine_axis,
+        )
     else:
         n.protect(axes, "normalised along an axis of varying length")
 
@@ -97,15 +119,21 @@ def local_response(n: NodeView) -> None:
         Example(
             "{y} = GroupNormalization<num_groups=C/2>({x}, {s:C}, {b:C})", multiple=4, opsets=(21,)
         ),
+        Example(
+            "{y} = GroupNormalization<num_groups=2, epsilon=0.1>({x}, {s:2}, {b:2})",
+            multiple=4,
+            opsets=(18,),
+        ),
+        Example("{y} = GroupNormalization<num_groups=1>({x}, {s:C}, {b:C})", opsets=(21,)),
     ],
 )
 def group_norm(n: NodeView) -> None:
-    """x[1] = groups x inner; statistics run over inner and space: whole groups may go."""
+    """x[1] = groups x inner; statistics run over inner, where removal renormalises, and space."""
     x = n.x(0)
     groups = n.axis(int(n.attr("num_groups")), "group")
     inner = n.axis(x[1].size // groups.size, "inner")
     n.factor(x[1], groups, inner)
-    n.protect(inner, "statistics of a GroupNormalization run over it")
+    n.renorm(0, [1], "group", inner=inner, epsilon=n.attr("epsilon", 1e-5))
     n.same(x, n.y())
     n.protect(x[2:])
     for vector in n.xs(1):
@@ -113,6 +141,8 @@ def group_norm(n: NodeView) -> None:
     n.attr_is_length("num_groups", groups)
 
 
+@OP_RULES.shape("LayerNormalization")  # before opset 17, where onnxruntime wrote it already
+@OP_RULES.shape("SimplifiedLayerNormalization")
 @OP_RULES.shape("MeanVarianceNormalization")
 @OP_RULES.shape("GroupNormalization")
 def group_norm_shape(node: NodeProto, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from onnxprune.core.rules import Example, NodeView, op
 
 
@@ -19,13 +21,39 @@ from onnxprune.core.rules import Example, NodeView, op
         Example("{y} = GlobalAveragePool({x})"),
         Example("{y} = LpPool<kernel_shape=[2,2]>({x})"),
         Example("{t1} = GlobalLpPool({x})\n{y} = Mul({x}, {t1})"),
+        Example(
+            "{t1} = Unsqueeze({x}, {i:[1]})\n{t2} = MaxPool<kernel_shape=[2,1], pads=[1,0,0,0]>({t1})\n"
+            "{y} = Squeeze({t2}, {i:[1]})",
+            rank=3,
+        ),
+        Example(
+            "{t1} = Transpose<perm=[0,2,3,1]>({x})\n"
+            "{t2} = AveragePool<kernel_shape=[3,1], strides=[2,1]>({t1})\n"
+            "{y} = Transpose<perm=[0,3,1,2]>({t2})"
+        ),
     ],
 )
 def pool(n: NodeView) -> None:
-    """y[n,c] pools x[n,c] over space, which stays."""
+    """y[n,c] pools x[n,c] over space, which stays where positions meet."""
+    x, space = n.x(0), n.x(0).rank - 2
+    kernel = n.attr("kernel_shape") or [0] * space  # of a global pooling: all of it
+    steps, pads = n.attr("strides") or [1] * space, n.attr("pads") or [0] * 2 * space
+    apart = n.attr("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
     for y in n.ys():
-        n.same(n.x(0)[:2], y[:2])
-        n.protect([*n.x(0)[2:], *y[2:]], "a spatial axis of a pooling")
+        n.same(x[:2], y[:2])
+        for i, (a, b) in enumerate(zip(x[2:], y[2:], strict=True)):
+            if apart and (kernel[i], steps[i], pads[i], pads[i + space]) == (1, 1, 0, 0):
+                n.couple(a, b)
+            else:
+                n.protect([a, b], "a spatial axis of a pooling")
+
+
+_STATISTICS: dict[str, Literal["mean", "max", "min"]] = {
+    "ReduceMean": "mean",
+    "ReduceMax": "max",
+    "ReduceLogSumExp": "max",  # what is minus infinity adds nothing to it either
+    "ReduceMin": "min",
+}
 
 
 @op(
@@ -48,6 +76,12 @@ def pool(n: NodeView) -> None:
         Example("{t1} = ReduceSum<keepdims=1>({x}, {i:[-1]})\n{y} = Mul({x}, {t1})", rank=3),
         Example("{t1} = ReduceMax<keepdims=1>({x}, {i:[1]})\n{y} = Mul({x2}, {t1})"),
         Example("{y} = ReduceMax<keepdims=0>({x}, {i:[2,3]})"),
+        Example("{t1} = ReduceMin<keepdims=1>({x}, {i:[1]})\n{y} = Add({x2}, {t1})"),
+        Example("{t1} = ReduceLogSumExp<keepdims=1>({x}, {i:[1]})\n{y} = Sub({x}, {t1})"),
+        Example(
+            "{t3} = Softplus({x})\n{t4} = Neg({t3})\n{t1} = ReduceMax<keepdims=0>({t4}, {i:[1,2]})\n"
+            "{t2} = Unsqueeze({t1}, {i:[1,2]})\n{y} = Sub({x}, {t2})"
+        ),
         Example("{y} = ReduceMean<keepdims=0>({x}, {i:[1]})", rank=3),
         Example("{t1} = ReduceMean<keepdims=1>({x}, {i:[-1]})\n{y} = Sub({x}, {t1})", rank=3),
         Example("{t1} = ReduceMean<keepdims=1>({x}, {i:[1]})\n{y} = Mul({x}, {t1})", rank=2),
@@ -64,7 +98,7 @@ def pool(n: NodeView) -> None:
     ],
 )
 def reduce(n: NodeView) -> None:
-    """Y sums (contract), averages (renormalise) or compares (stays) along the reduced axes."""
+    """Y sums (contract), averages or finds extremes (renormalise) along the reduced axes."""
     x, y, kind = n.x(0), n.y(), n.proto.op_type
     given = n.attr_or_input("axis" if kind.startswith("Arg") else "axes", 1)
     if given is None and kind.startswith("Arg"):
@@ -75,8 +109,8 @@ def reduce(n: NodeView) -> None:
     axes = sorted(a % x.rank for a in given) if given else list(range(x.rank))
     kept = [i for i in range(x.rank) if i not in axes]
     n.same([x[i] for i in kept], [y[i] for i in kept] if n.attr("keepdims", 1) else list(y))
-    if kind == "ReduceMean":
-        n.renorm(0, axes, "mean")
+    if (form := _STATISTICS.get(kind)) and n.is_float(0):
+        n.renorm(0, axes, form)
     elif kind in {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}:
         for axis in axes:
             n.contract(0, axis)

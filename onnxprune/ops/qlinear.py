@@ -8,8 +8,8 @@ from typing import TypeVar
 import onnx.defs
 from onnx import NodeProto, TensorProto, helper, shape_inference
 
+from onnxprune.core.input_shapes import Shape
 from onnxprune.core.rules import OP_RULES, Example, NodeView, op
-from onnxprune.core.shapes import Shape
 from onnxprune.core.typed_shape import TypedShape
 
 from .integer import IN, IN2, OUT, single

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
+from onnxprune.core.input_shapes import Shape
 from onnxprune.core.positions import Axis
 from onnxprune.core.rules import OP_RULES, Example, NodeView, TensorAxes, op
-from onnxprune.core.shapes import Shape
 from onnxprune.core.typed_shape import TypedShape
 
 MICROSOFT = "com.microsoft"

@@ -31,6 +31,16 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
             "{t4} = Squeeze({t2}, {i:[1]})\n{y} = Transpose<perm=[1,0,2]>({t4})",
             rank=3,
         ),
+        *(
+            Example(
+                "{t1} = Transpose<perm=[1,0,2]>({x})\n"
+                f'{{t2}}, {{t3}} = {name}<hidden_size=6, direction="bidirectional">'
+                f"({{t1}}, {{w:2,{6 * gates},C}}, {{w:2,{6 * gates},6}}, {{w:2,{12 * gates}}})\n"
+                "{t4} = Transpose<perm=[2,0,1,3]>({t2})\n{y} = Reshape({t4}, {i:[0,0,-1]})",
+                rank=3,
+            )
+            for name, gates in (("LSTM", 4), ("RNN", 1))
+        ),
     ],
 )
 def recurrent(n: NodeView) -> None:

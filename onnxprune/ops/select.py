@@ -116,6 +116,7 @@ def slices(n: NodeView) -> None:
             n.protect([a, b], "sliced along an axis of varying length")
         else:
             n.selects(i, a, b, _positions(chosen[i], a.size))
+    n.hands_on()
 
 
 def _positions(part: slice, size: int) -> np.ndarray:
@@ -145,12 +146,16 @@ def gather(n: NodeView) -> None:
     x, index, y = n.x(0), n.x(1), n.y()
     axis, value = int(n.attr("axis", 0)) % x.rank, n.const(1)
     n.same([*x[:axis], *x[axis + 1 :]], [*y[:axis], *y[axis + index.rank :]])
-    if value is not None and value.ndim == 1:
-        n.selects(axis, x[axis], y[axis], np.where(value < 0, value + x[axis].size, value))
-    elif value is not None and value.ndim == 0:
-        n.protect(x[axis], "a scalar Gather reads one position")
+    if value is not None and value.ndim <= 1:
+        target = y[axis] if value.ndim else n.axis(1, "read by a scalar")  # which stays
+        if n.pair(x[axis])[0] == n.pair(x[axis])[1]:
+            picked = np.where(value < 0, value + x[axis].size, value)
+            n.selects(axis, x[axis], target, np.atleast_1d(picked))
+        else:
+            n.protect([x[axis], target], "picked along an axis of varying length")
     else:
-        n.protect([x[axis], *index], "looked up by index")
+        n.protect(index, "looked up by index")
+        n.looks_up(0, axis, 1)
         n.same(index, y[axis : axis + index.rank])
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, PerGroup
 
 from ._members import chosen, columns, coupled, observed, owned
 
 
-class Flap:
+class Flap(PerGroup):
     """Scores by the fluctuation that the readers would lose."""
 
     needs = frozenset({"moments"})

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, PerGroup
 
 from ._members import chosen, coupled, owned
 
@@ -21,7 +21,7 @@ _ROWS = 1024  # units whose distances are held at a time, so that memory is line
 
 
 @dataclasses.dataclass(frozen=True)
-class Fpgm:
+class Fpgm(PerGroup):
     """Scores by the summed distance to the other units.
 
     Attributes:

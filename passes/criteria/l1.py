@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, PerGroup
 
-from ._members import chosen, coupled, owned
+from ._members import chosen, coupled
+from ._sums import power_sums
 
 
 @dataclasses.dataclass(frozen=True)
-class L1:
+class L1(PerGroup):
     """Scores by the L1 norm of weights.
 
     Attributes:
@@ -33,7 +32,7 @@ class L1:
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return relative norms: float64, shape (U,), dimensionless, mean 1."""
         members = chosen(group, "produces", *(("consumes",) if self.consumers else ()))
-        return coupled(np.abs(owned(m, evidence)).sum(axis=1) for m in members)
+        return coupled(power_sums(m, evidence, 1) for m in members)
 
 
 CRITERIA.register("l1")(L1())

@@ -12,13 +12,14 @@ import dataclasses
 import numpy as np
 
 from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, PerGroup
 
-from ._members import chosen, coupled, owned
+from ._members import chosen, coupled
+from ._sums import power_sums
 
 
 @dataclasses.dataclass(frozen=True)
-class L2:
+class L2(PerGroup):
     """Scores by the L2 norm of weights.
 
     Attributes:
@@ -33,7 +34,7 @@ class L2:
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return relative norms: float64, shape (U,), dimensionless, mean 1."""
         members = chosen(group, "produces", *(("consumes",) if self.consumers else ()))
-        return coupled(np.linalg.norm(owned(m, evidence), axis=1) for m in members)
+        return coupled(np.sqrt(power_sums(m, evidence, 2)) for m in members)
 
 
 CRITERIA.register("l2")(L2())

@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 
 from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, PerGroup
 
 
-class Random:
+class Random(PerGroup):
     """Draws scores uniformly; the same seed gives the same scores in every run.
 
     Comparable, so that a global ranking removes units anywhere with equal chance.

@@ -23,7 +23,7 @@ from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotri
 
 from onnxprune.core.analysis import Group, Reader
-from onnxprune.core.contracts import CRITERIA, Evidence
+from onnxprune.core.contracts import CRITERIA, Evidence, PerGroup
 from onnxprune.core.linear import weight_matrices
 from onnxprune.core.stats import SecondMoments
 
@@ -82,7 +82,7 @@ class Elimination:
         self.inverse = np.ascontiguousarray(self.inverse[:, left[:, None], left])
 
 
-class Reconstruction:
+class Reconstruction(PerGroup):
     """Marginal loss rise after refitting, in order of elimination."""
 
     needs = frozenset({"moments", "second", "streams"})

@@ -12,12 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, PerGroup
 
 from ._members import chosen, columns, coupled, observed, owned
 
 
-class Wanda:
+class Wanda(PerGroup):
     """Scores by the magnitude of what the readers receive from a unit."""
 
     needs = frozenset({"moments"})

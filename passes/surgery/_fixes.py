@@ -14,6 +14,7 @@ from onnxprune.core.declared import (
     FrozenAttribute,
     LengthAttribute,
     LengthsOperand,
+    OldIndices,
     Padding,
     Record,
     Selection,
@@ -38,12 +39,12 @@ class Rewriter:
             Selection: self._selection,
             Padding: self._padding,
             FrozenAttribute: self._frozen_attribute,
+            OldIndices: self._old_indices,
             ShapeSource: self._shape_source,
         }
         self.before: list[NodeProto] = []
         self.after: list[NodeProto] = []
-        self.taken = {name for node in graph.nodes for name in [*node.input, *node.output]}
-        self.taken.update(graph.weights, (v.name for v in graph.inputs))
+        self.taken = graph.names
 
     def rewrite(self, node: NodeProto, record: Record) -> list[NodeProto]:
         """Return the nodes that stand for `node`, in order."""
@@ -73,40 +74,82 @@ class Rewriter:
     def _frozen_attribute(self, node: NodeProto, fix: FrozenAttribute) -> None:
         write_attribute(node, fix.name, fix.value)
 
+    def _old_indices(self, node: NodeProto, fix: OldIndices) -> None:
+        """Look up, before the node, which numbers the positions had."""
+        if not self._shrinks([fix.axis])[0]:
+            return
+        name = node.input[fix.slot]
+        dtype = helper.tensor_dtype_to_np_dtype(self.mask.analysis.shapes.dtypes[name])
+        table = self._add(f"{name}::old", self.mask.kept(fix.axis).astype(dtype))
+        node.input[fix.slot] = self._fresh(f"{node.output[0]}::index")
+        self.before.append(helper.make_node("Gather", [table, name], [node.input[fix.slot]]))
+
     def _lengths_operand(self, node: NodeProto, fix: LengthsOperand) -> None:
         if any(self._shrinks(fix.axes)):
             lengths = [len(self.mask.kept(axis)) for axis in fix.axes]
-            self._write_list(node, fix.name, fix.slot, lengths)
+            if fix.slot is None:
+                write_attribute(node, fix.name, lengths)
+            else:
+                self._write_list(node, fix.name, fix.slot, lengths)
 
     def _shape_operand(self, node: NodeProto, fix: ShapeOperand) -> None:
         """Patch only entries that shrink; a computed operand is patched behind its computation."""
         shrinks = self._shrinks(fix.axes)
         if not any(shrinks):
             return
-        unknown = 1 if node.op_type == "Expand" else -1
-        entries = [
-            len(self.mask.kept(axis)) if length is not None else unknown
-            for axis, length in zip(fix.axes, fix.lengths, strict=True)
-        ]
-        name = node.input[fix.slot]
+        name, output = node.input[fix.slot], f"{node.output[0]}::shape"
+        kept = [len(self.mask.kept(axis)) for axis in fix.axes]
         if name in self.graph.weights:
-            old = self.graph.weights[name].array
-            node.input[fix.slot] = self._add(name, _patched(old, shrinks, entries))
-        else:
-            node.input[fix.slot] = self._overlay(
-                name, shrinks, entries, self._fresh(f"{node.output[0]}::shape"), self.before
+            static = [s and n is not None for s, n in zip(shrinks, fix.lengths, strict=True)]
+            node.input[fix.slot] = self._add(
+                name, _patched(self.graph.weights[name].array, static, kept)
             )
+        elif all(n is not None for s, n in zip(shrinks, fix.lengths, strict=True) if s):
+            node.input[fix.slot] = self._overlay(
+                name, shrinks, kept, self._fresh(output), self.before
+            )
+        else:
+            sizes = [axis.size for axis in fix.axes]
+            node.input[fix.slot] = self._scaled(name, kept, sizes, self._fresh(output))
+
+    def _scaled(self, name: str, kept: list[int], sizes: list[int], output: str) -> str:
+        """Multiply lengths by the kept share; an axis of varying length is batch x heads or the like.
+
+        Entries below 2 say that a length follows from the rest or from the input (-1, 0; 1 in an
+        Expand): they still do.
+        """
+        times, over = self._ratio(output, kept, sizes)
+        one = self._add(f"{output}::one", np.array(1, np.int64))
+        product, scaled, given = (self._fresh(f"{output}::{n}") for n in ("kept", "new", "given"))
+        self.before += [
+            helper.make_node("Mul", [name, times], [product]),
+            helper.make_node("Div", [product, over], [scaled]),
+            helper.make_node("Greater", [name, one], [given]),
+            helper.make_node("Where", [given, scaled, name], [output]),
+        ]
+        return output
 
     def _shape_source(self, node: NodeProto, fix: ShapeSource) -> None:
-        """Let readers of a Shape see the original lengths."""
+        """Let readers of a Shape see the original lengths: known, or as much longer as they were."""
         shrinks = self._shrinks(fix.axes)
         if not any(shrinks):
             return
-        if any(s and n is None for s, n in zip(shrinks, fix.lengths, strict=True)):
-            raise InternalError(f"the shape of a varying, shrinking axis is read by '{node.name}'")
         final = node.output[0]
         node.output[0] = self._fresh(f"{final}::pruned")
-        self._overlay(node.output[0], shrinks, [n or 0 for n in fix.lengths], final, self.after)
+        if all(n is not None for s, n in zip(shrinks, fix.lengths, strict=True) if s):
+            self._overlay(node.output[0], shrinks, [n or 0 for n in fix.lengths], final, self.after)
+            return
+        kept = [len(self.mask.kept(axis)) for axis in fix.axes]
+        ratio = self._ratio(final, [axis.size for axis in fix.axes], kept)
+        product = self._fresh(f"{final}::product")
+        self.after.append(helper.make_node("Mul", [node.output[0], ratio[0]], [product]))
+        self.after.append(helper.make_node("Div", [product, ratio[1]], [final]))
+
+    def _ratio(self, name: str, above: list[int], below: list[int]) -> tuple[str, str]:
+        """Write two lists of lengths as constants, shortened where they can be."""
+        ratio = np.array([above, below], np.int64)
+        ratio //= np.gcd.reduce(ratio)
+        return self._add(f"{name}::times", ratio[0]), self._add(f"{name}::over", ratio[1])
 
     def _overlay(
         self, name: str, mask: list[bool], entries: list[int], output: str, into: list[NodeProto]
@@ -127,8 +170,9 @@ class Rewriter:
         positions = rank[fix.index[~gone_target]]
         size = int((~gone_source).sum())
         if node.op_type == "Gather":
-            dtype = self.graph.weights[node.input[1]].array.dtype
-            node.input[1] = self._add(node.input[1], positions.astype(dtype))
+            old = self.graph.weights[node.input[1]].array
+            new = positions.astype(old.dtype)
+            node.input[1] = self._add(node.input[1], new if old.ndim else new[0])
         elif not self._write_slice(node, fix.number, positions, size):
             self._write_slice(node, fix.number, np.arange(size), size)
             index = self._add(f"{node.output[0]}::index", positions.astype(np.int64))
@@ -151,9 +195,11 @@ class Rewriter:
             return False
         axes = self._read_list(node, "axes", 3) or list(range(len(starts)))
         spot = next(i for i, a in enumerate(axes) if a % self._rank(node) == number)
-        starts[spot] = int(positions[0])
-        end = int(positions[-1]) + (1 if step > 0 else -1)
-        ends[spot] = end if end >= 0 else -size - 1
+        if len(positions):
+            end = int(positions[-1]) + (1 if step > 0 else -1)
+            starts[spot], ends[spot] = int(positions[0]), end if end >= 0 else -size - 1
+        else:  # nothing was picked, as in what lies beyond dimensions that are all rotated
+            starts[spot] = ends[spot] = size
         self._write_list(node, "starts", 1, starts)
         self._write_list(node, "ends", 2, ends)
         if steps is not None:
@@ -208,11 +254,12 @@ class Rewriter:
 
 
 def _patched(old: Array, shrinks: list[bool], entries: list[int]) -> Array:
-    """Overwrite shrinking entries; -1 stays, as it follows from the others."""
+    """Overwrite entries that shrink; -1 stays, as it follows from the others."""
     new = np.array(old)
+    flat = new.reshape(-1)  # a list, also where a file gives it more axes
     for i, (shrink, entry) in enumerate(zip(shrinks, entries, strict=True)):
-        if shrink and new[i] != -1:
-            new[i] = entry
+        if shrink and flat[i] != -1:
+            flat[i] = entry
     return new
 
 

@@ -1,10 +1,11 @@
 """The closed form of repair: least squares towards a target, with a ridge towards the old weights.
 
-    minimise  E || y - W x - b ||^2 + lambda || W - W0 ||^2 ,   lambda = ridge * tr(S) / p
+    minimise  E || y - W x - b ||^2 + lambda || W - W0 ||^2 ,   lambda = ridge * tr(S) / p + noise
     W = W0 + (C - W0 S) (S + lambda I)^-1 ,   b = mean(y) - W mean(x)
 
 S = cov(x), C = cov(y, x). The ridge pulls to the weights the model had, not to zero, so that where
-samples say nothing nothing changes, and an untouched operator is returned as it was.
+samples say nothing nothing changes, and an untouched operator is returned as it was. The noise is
+what rounding of float32 products leaves of a variance that is zero: inputs that never move.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from onnxprune.core.errors import DataError
+
 Floats = NDArray[np.float64]
 WIDEST = 6144  # columns; p^2 numbers of 8 bytes are kept: 300 MB
+_EPSILON = float(np.finfo(np.float32).eps)
+_LEAST = 1e-12
 
 
 @dataclasses.dataclass
@@ -48,6 +53,7 @@ class Normal:
             np.zeros((groups, outputs, width)) if fits else None,
         )
 
+    @np.errstate(all="ignore")  # `refit` refuses what is not finite
     def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
         """Fold rows in: x of shape (G, rows, p), y of shape (G, rows, q)."""
         self.count += x.shape[1]
@@ -62,6 +68,7 @@ class Normal:
         best: Floats = (self.sum_y - np.einsum("gqp,gp->gq", old, self.sum_x)) / self.count
         return best
 
+    @np.errstate(all="ignore")
     def solve(self, old: Floats, ridge: float) -> tuple[Floats, Floats]:
         """Return weights (G, q, p) and biases (G, q)."""
         if self.xx is None or self.yx is None:
@@ -69,21 +76,36 @@ class Normal:
         mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
         covariance = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
         cross = self.yx / self.count - mean_y[:, :, None] * mean_x[:, None, :]
-        weight = refit(covariance, cross, old, ridge)
+        weight = refit(covariance, cross, old, ridge, rounding(mean_x))
         return weight, mean_y - np.einsum("gqp,gp->gq", weight, mean_x)
 
 
-def refit(covariance: Floats, cross: Floats, old: Floats, ridge: float) -> Floats:
-    """Return W of the module's formula, per group: shape (G, q, p)."""
+def rounding(mean: Floats) -> Floats:
+    """Return the noise per group, shape (G,), of covariances around `mean`, shape (G, p)."""
+    noise: Floats = _EPSILON * (mean**2).sum(axis=1) + _LEAST
+    return noise
+
+
+def refit(covariance: Floats, cross: Floats, old: Floats, ridge: float, noise: Floats) -> Floats:
+    """Return W of the module's formula, per group: shape (G, q, p).
+
+    Raises:
+        DataError: if the sums are not finite.
+    """
+    if not (np.isfinite(covariance).all() and np.isfinite(cross).all()):
+        raise DataError(
+            "the model's values are not finite on the samples, so nothing can be refitted by them: "
+            "mend the weights or the samples, or choose --repair none"
+        )
     result = np.empty_like(old)
     width = covariance.shape[-1]
     if len(covariance) > 8:  # many small systems (depthwise): one batched solve
-        lam = ridge * np.trace(covariance, axis1=1, axis2=2) / width + 1e-12
+        lam = ridge * np.trace(covariance, axis1=1, axis2=2) / width + noise
         system = covariance + lam[:, None, None] * np.eye(width)
         delta: Floats = np.linalg.solve(system, (cross - old @ covariance).transpose(0, 2, 1))
         return old + delta.transpose(0, 2, 1)
     for group in range(len(old)):
-        lam = ridge * float(np.trace(covariance[group])) / width + 1e-12
+        lam = ridge * float(np.trace(covariance[group])) / width + noise[group]
         factor = cho_factor(covariance[group] + lam * np.eye(width), lower=True)
         gap = cross[group] - old[group] @ covariance[group]
         result[group] = old[group] + cho_solve(factor, gap.T).T

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxprune.core.graph import Array, Graph, captured_names
+from onnxprune.core.graph import Array, Graph
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.runtime import Session
+from onnxprune.core.scopes import captured_names, fill
 from onnxprune.core.shapes import instantiate
 
 
@@ -83,14 +84,16 @@ class Replay:
     def _piece(self, piece: list[int], read: Iterable[str], made: list[str]) -> ModelProto:
         nodes = [self.graph.nodes[i] for i in piece]
         names = {name for i in piece for name in self._reads[i]}
+        graph = helper.make_graph(
+            [],
+            "piece",
+            [helper.make_tensor_value_info(n, self.dtypes[n], None) for n in read],
+            [helper.make_tensor_value_info(n, self.dtypes[n], None) for n in made],
+        )
+        weights = (w.to_proto(n) for n, w in self.graph.weights.items() if n in names)
+        fill(graph, nodes, weights, self.graph.scopes)
         return helper.make_model(
-            helper.make_graph(
-                nodes,
-                "piece",
-                [helper.make_tensor_value_info(n, self.dtypes[n], None) for n in read],
-                [helper.make_tensor_value_info(n, self.dtypes[n], None) for n in made],
-                [w.to_proto(n) for n, w in self.graph.weights.items() if n in names],
-            ),
+            graph,
             opset_imports=list(self.graph.shell.opset_import),
             ir_version=max(self.graph.shell.ir_version, 4),
             functions=list(self.graph.shell.functions),

@@ -15,7 +15,8 @@ from onnxprune.core.analysis import Mask
 from onnxprune.core.blocks import Block
 from onnxprune.core.contracts import SURGERIES
 from onnxprune.core.errors import InternalError
-from onnxprune.core.graph import Graph, captured_names
+from onnxprune.core.graph import Graph
+from onnxprune.core.scopes import captured_names
 from onnxprune.core.surgeon import Surgeon
 
 from .channels import remove_channels

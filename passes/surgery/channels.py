@@ -8,12 +8,15 @@ computed shapes that had to be rewritten.
 from __future__ import annotations
 
 import logging
+from itertools import chain
 
 from onnx import ValueInfoProto
 
 from onnxprune.core.analysis import Mask
 from onnxprune.core.contracts import SURGERIES
-from onnxprune.core.graph import Graph, Weight, captured_names
+from onnxprune.core.graph import Graph, Weight
+from onnxprune.core.interface import interface_of, write_interface
+from onnxprune.core.scopes import bodies, captured_names
 
 from ._fixes import Rewriter
 
@@ -36,9 +39,13 @@ def remove_channels(mask: Mask) -> Graph:
     for record in mask.analysis.records:
         nodes.extend(rewriter.rewrite(graph.nodes[record.index], record))
     graph.nodes = nodes
-    for value in graph.shell.graph.value_info:
+    shown = graph.shell.graph
+    notes = [shown.input, shown.output, shown.value_info]
+    notes += [n for node in nodes for body in bodies(node) for n in (body.output, body.value_info)]
+    for value in chain.from_iterable(notes):
         _resize(value, mask)
     _forget_unread(graph, mask)
+    write_interface(graph, interface_of(mask))
     return graph
 
 
@@ -47,7 +54,7 @@ def _sliced(graph: Graph, mask: Mask, name: str) -> Weight:
     for number in range(len(weight.shape)):
         gone = mask.gone_at(name, number)
         if gone is not None:
-            weight = weight.replace(weight.array.compress(~gone, axis=number))
+            weight = weight.without(number, gone)
     return weight
 
 
@@ -63,6 +70,6 @@ def _forget_unread(graph: Graph, mask: Mask) -> None:
     """Drop weights that a rewritten node no longer reads."""
     before = {name for node in mask.analysis.graph.nodes for name in node.input}
     after = {name for node in graph.nodes for name in [*node.input, *captured_names(node)]}
-    after |= {value.name for value in graph.outputs}
+    after |= graph.bound
     for name in before - after:
         graph.weights.pop(name, None)

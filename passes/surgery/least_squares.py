@@ -16,7 +16,7 @@ from onnxprune.core.graph import Graph
 from onnxprune.core.linear import add_to_bias, weight_matrices, weight_tensor
 
 from ._columns import kept_block, lost_linears, shared_weights
-from ._refit import refit
+from ._refit import refit, rounding
 from .mean import MeanRepair
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class LeastSquaresRepair:
         old = block.cut(weight)
         covariance, mean = moments.covariance[block.groups], moments.mean[block.groups]
         cross = full @ covariance[:, :, block.columns]
-        new = refit(covariance[:, block.columns[:, None], block.columns], cross, old, task.ridge)
+        kept = covariance[:, block.columns[:, None], block.columns]
+        new = refit(kept, cross, old, task.ridge, rounding(mean[:, block.columns]))
         shift = np.einsum("gqp,gp->gq", full, mean) - np.einsum(
             "gqp,gp->gq", new, mean[:, block.columns]
         )

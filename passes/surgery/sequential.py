@@ -19,6 +19,7 @@ from onnxprune.core.contracts import REPAIRS, RepairTask
 from onnxprune.core.declared import Linear
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Array, Graph
+from onnxprune.core.interface import interface_of
 from onnxprune.core.linear import (
     add_to_bias,
     ensure_bias,
@@ -27,6 +28,7 @@ from onnxprune.core.linear import (
     write_bias,
 )
 from onnxprune.core.patches import outputs_at, patches, sample_keys, sample_positions
+from onnxprune.core.scopes import captured_names
 from onnxprune.core.shapes import instantiate
 
 from ._columns import KeptBlock, kept_block, kept_outputs, shared_weights
@@ -68,7 +70,8 @@ class _Sweep:
         types = instantiate(self.graph, {}, fold=False)
         dtypes = {**self.analysis.shapes.dtypes, **(types.dtypes if types else {})}
         self.original = Replay(self.analysis.graph, dtypes, batches)
-        self.repaired = Replay(self.graph, dtypes, batches)
+        interface = interface_of(self.mask)
+        self.repaired = Replay(self.graph, dtypes, [interface.feeds(batch) for batch in batches])
 
     def run(self) -> Graph:
         """Refit operator by operator and return the repaired graph."""
@@ -89,7 +92,7 @@ class _Sweep:
         for index, node in enumerate(self.analysis.graph.nodes):
             linear = linears.get(index)
             lost = linear is not None and self.mask.gone_at(linear.x, linear.x_axis) is not None
-            if lost or dirty.intersection(node.input):
+            if lost or not dirty.isdisjoint([*node.input, *captured_names(node)]):
                 dirty.update(node.output)
                 block = None if linear is None else kept_block(self.mask, linear)
                 if linear is not None and block is not None and linear.weight not in tied:
@@ -128,7 +131,7 @@ class _Sweep:
         shape = linear_of(linear, block)
         for call, keys in enumerate(self.keys):
             spots = sample_positions(linear, x[call].shape, self.task.rows, keys)
-            target = outputs_at(y[call], linear, spots)[:, outputs]
+            target = outputs_at(self._kept_rows(linear, y[call]), linear, spots)[:, outputs]
             if other is not None:
                 target = target - outputs_at(other[call], linear, spots)
             equations.add(patches(x[call], shape, spots), by_group(target, len(block.groups)))
@@ -139,6 +142,14 @@ class _Sweep:
         # a node without a bias operand computes y before the Add that holds its bias
         settle = add_to_bias if linear.bias_slot is None else write_bias
         settle(self.graph, linear, bias.ravel())
+
+    def _kept_rows(self, linear: Linear, y: Array) -> Array:
+        """Leave out of an original output the rows that the pruned operator no longer writes."""
+        for number in range(y.ndim):
+            gone = self.mask.gone_at(linear.y, number)
+            if number != linear.y_axis and gone is not None:
+                y = y.compress(~gone, axis=number)
+        return y
 
     def _other_branch(self, linear: Linear, waiting: set[int]) -> list[Array] | None:
         """Return what the other operand of the sum is now, if nothing before it still waits."""

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.collect import collect
 from onnxprune.core.analysis import Analysis, Group, Ints
 from onnxprune.core.contracts import CRITERIA, Criterion, Evidence, Floats, Samples
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Array, Graph
-from onnxprune.dependency import analyse
 from onnxprune.discover import discover
+from onnxprune.pipeline.collect import collect
+from onnxprune.structure.dependency import analyse
 from tests.networks import NETWORKS
 
 discover()
@@ -50,7 +50,7 @@ def small(network: str, name: str) -> Evidence:
 
 
 def scores(name: str, facts: Evidence) -> list[Floats]:
-    return [CRITERIA[name].score(group, facts) for group in facts.analysis.groups]
+    return [ranking.scores for ranking in CRITERIA[name].rank(facts)]
 
 
 def edited(facts: Evidence, group: Group, edit: Callable[[Array, Ints], Array]) -> Graph:
@@ -91,9 +91,9 @@ def test_channels_in_another_order_score_the_same(name: str, network: str) -> No
             return array
 
         other = evidence(edited(facts, group, moved), CRITERIA[name])
-        expected = CRITERIA[name].score(group, facts)[order]
+        expected = scores(name, facts)[number][order]
 
-        found = CRITERIA[name].score(other.analysis.groups[number], other)
+        found = scores(name, other)[number]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
 
@@ -113,7 +113,7 @@ def test_a_silent_channel_ranks_lowest(name: str, network: str) -> None:
 
         other = evidence(edited(facts, group, silenced), CRITERIA[name])
 
-        found = CRITERIA[name].score(other.analysis.groups[number], other)
+        found = scores(name, other)[number]
         assert found[unit] == found.min()
 
 
@@ -197,7 +197,7 @@ def test_members_count_equally_whatever_their_scale(name: str, order: int) -> No
     ]
     expected = np.mean([n / n.mean() for n in norms], axis=0)
 
-    found = CRITERIA[name].score(analysis.groups[0], Evidence(analysis, None))
+    found = scores(name, Evidence(analysis, None))[0]
 
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -207,7 +207,7 @@ def test_fpgm_is_the_summed_distance() -> None:
     rows = analysis.graph.weights["w1"].array.reshape(16, -1).astype(np.float64)
     distances = np.linalg.norm(rows[:, None] - rows[None], axis=2).sum(axis=1)
 
-    found = CRITERIA["fpgm"].score(analysis.groups[0], Evidence(analysis, None))
+    found = scores("fpgm", Evidence(analysis, None))[0]
 
     np.testing.assert_allclose(found, distances / distances.mean(), rtol=1e-9)
 
@@ -231,10 +231,8 @@ def test_wanda_and_flap_weigh_what_the_reader_receives(network: str) -> None:
         flap.append(sum(float((w**2).sum() * seen.fluctuation[c]) for w, c in parts))
     expected = np.array(wanda) / np.mean(wanda), (np.array(flap) - np.mean(flap)) / np.std(flap)
 
-    np.testing.assert_allclose(CRITERIA["wanda"].score(group, facts), expected[0], rtol=1e-9)
-    np.testing.assert_allclose(
-        CRITERIA["flap"].score(group, facts), expected[1], rtol=1e-9, atol=1e-9
-    )
+    np.testing.assert_allclose(scores("wanda", facts)[0], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(scores("flap", facts)[0], expected[1], rtol=1e-9, atol=1e-9)
 
 
 def test_consumers_can_be_asked_to_count() -> None:
@@ -242,7 +240,7 @@ def test_consumers_can_be_asked_to_count() -> None:
     facts = Evidence(analysis, None)
     both = dataclasses.replace(CRITERIA["l2"], consumers=True)  # type: ignore[type-var]
 
-    found = both.score(analysis.groups[0], facts)
+    found = both.rank(facts)[0].scores
 
     written = np.linalg.norm(facts.weight("w1").reshape(16, -1), axis=1)
     read = np.linalg.norm(np.moveaxis(facts.weight("w2"), 1, 0).reshape(16, -1), axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -16,11 +17,12 @@ from onnxprune.core.quantised import parameters_each
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.runtime import Session
 from onnxprune.core.shapes import instantiate
-from onnxprune.dependency import analyse
-from onnxprune.normal import normalise
 from onnxprune.passes.surgery.channels import remove_channels
-from onnxprune.verify import other_sizes, prove, relative_gap
-from tests.strategies import random_mask, random_model, random_units
+from onnxprune.proof.prove import other_sizes, prove, relative_gap
+from onnxprune.structure.dependency import analyse
+from onnxprune.structure.normal import normalise
+from tests.property.growing import random_model
+from tests.strategies import random_mask, random_units
 
 SEEDS = range(1000, 1040)
 ROUNDING = 1e-5  # the same sums over the same numbers; onnxruntime blocks them by length
@@ -36,6 +38,14 @@ def analysed(seed: int) -> tuple[Graph, Analysis]:
 
 def weights(model: ModelProto) -> dict[str, bytes]:
     return {t.name: t.SerializeToString() for t in model.graph.initializer}
+
+
+def refuse_ties(analysis: Analysis) -> None:
+    """Skip a graph with tied matrices: one that becomes small is tied no longer."""
+    graph = analysis.graph
+    uses = Counter(name for node in graph.nodes for name in node.input if name in graph.weights)
+    if any(count > 1 and len(graph.weights[name].shape) > 1 for name, count in uses.items()):
+        pytest.skip("a tied matrix that becomes small is tied no longer")
 
 
 def gap(first: ModelProto, second: ModelProto) -> float:
@@ -69,6 +79,7 @@ def test_unions_of_units_satisfy_every_declaration(seed: int, rng: np.random.Gen
 @each_graph
 def test_removing_in_two_steps_is_removing_at_once(seed: int, rng: np.random.Generator) -> None:
     _, analysis = analysed(seed)
+    refuse_ties(analysis)
     first = random_units(analysis, rng, 0.3)
     both = np.union1d(first, random_units(analysis, rng, 0.3))
     while analysis.mask(both).emptied():
@@ -146,9 +157,11 @@ def test_predicted_figures_are_those_of_the_pruned_graph(
     seed: int, rng: np.random.Generator
 ) -> None:
     _, analysis = analysed(seed)
+    refuse_ties(analysis)
     mask = random_mask(analysis, rng, 0.4)
     pruned = remove_channels(mask)
-    numbers = {TensorProto.FLOAT, TensorProto.UINT8}  # what examples write as weights
+    # what examples write as weights
+    numbers = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8}
     counted = sum(
         np.prod(w.shape)
         for w in pruned.weights.values()

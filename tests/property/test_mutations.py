@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 import onnxprune.core.shapes
-import onnxprune.dependency
-import onnxprune.rewrites
+import onnxprune.structure.dependency
+import onnxprune.structure.rewrites
 from onnxprune.core.declared import Contract, Selection
 from onnxprune.core.errors import InternalError, ModelError, ProofError
 from onnxprune.core.graph import Graph
 from onnxprune.core.positions import Axis
 from onnxprune.core.rules import OP_RULES, Example, NodeView
-from onnxprune.dependency import analyse
 from onnxprune.passes.surgery._fixes import Rewriter
 from onnxprune.passes.surgery.channels import remove_channels
-from onnxprune.verify import prove
+from onnxprune.proof.prove import prove
+from onnxprune.structure.dependency import analyse
+from onnxprune.structure.interface import _Opening
 from tests.strategies import example_model, random_mask
 
 Patch = pytest.MonkeyPatch
@@ -118,7 +119,7 @@ def step(owner: object, name: str, replacement: object) -> Callable[[Patch], Non
 def without_rule(patch: Patch) -> None:
     """No rule for an op, and nothing protected for want of one."""
     patch.setitem(OP_RULES._rules, ("", "BatchNormalization"), [])
-    patch.setattr(onnxprune.dependency, "_opaque", lambda view, _: view.record)
+    patch.setattr(onnxprune.structure.dependency, "_opaque", lambda view, _: view.record)
 
 
 def forget_couples(*slots: int) -> Change:
@@ -193,6 +194,11 @@ def mean_as_sum(view: NodeView) -> None:
     view.record.renorms.clear()
 
 
+def softmax_as_map(view: NodeView) -> None:
+    view.said.protects.clear()
+    view.record.renorms.clear()
+
+
 def inverse_transpose(view: NodeView) -> None:
     x, y, perm = view.x(0), view.y(), view.attr("perm")
     view.said.couples = [
@@ -200,7 +206,7 @@ def inverse_transpose(view: NodeView) -> None:
     ]
 
 
-_permuted = onnxprune.rewrites._permuted_axis
+_permuted = onnxprune.structure.rewrites._permuted_axis
 
 
 def inverse_permutation(*arguments: object) -> object:
@@ -239,12 +245,12 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "LayerNormalization forgets its statistics": rule(
         "LayerNormalization", lambda n: n.record.renorms.clear()
     ),
-    "Softmax protects nothing": rule("Softmax", lambda n: n.said.protects.clear()),
+    "Softmax is a map": rule("Softmax", softmax_as_map),
     "what no rule knows is free": without_rule,
-    "graph outputs may shrink": step(onnxprune.dependency, "_protect_faces", lambda *_: None),
+    "graph outputs may shrink": step(_Opening, "_protect_ends", lambda *_: None),
     "one instance is taken for all": step(onnxprune.core.shapes, "_agreed", lambda a, _: a.values),
     "a shuffle is taken for its inverse": step(
-        onnxprune.rewrites, "_permuted_axis", inverse_permutation
+        onnxprune.structure.rewrites, "_permuted_axis", inverse_permutation
     ),
     "attributes that are lengths stay": step(Rewriter, "_length_attribute", lambda *_: None),
     "lengths of pieces stay": step(Rewriter, "_lengths_operand", lambda *_: None),

@@ -1,0 +1,170 @@
+"""The lists of networks: family, name, size of the images, options of the constructor.
+
+`@64` hands the size to the network, which then builds its positions and windows for it.
+"""
+
+TIMM = """
+    starnet starnet_s050 64
+    dla dla46_c 64
+    edgenext edgenext_xx_small 64
+    mobilevit mobilevit_xxs @64
+    mobilevitv2 mobilevitv2_050 @64
+    lcnet lcnet_035 64
+    mobilenetv3 mobilenetv3_small_050 64
+    mobilenetv4 mobilenetv4_conv_small_035 64
+    mnasnet mnasnet_small 64
+    tinynet tinynet_e 64
+    mobilenetv2 mobilenetv2_050 64
+    efficientvit_msra efficientvit_m0 @64
+    repghost repghostnet_050 64
+    ghostnet ghostnet_050 64
+    regnetx regnetx_002 64
+    cspnext cspnext_tiny 64
+    semnasnet semnasnet_075 64
+    iformer iformer_t 64
+    xcit xcit_nano_12_p16_224 @64
+    ese_vovnet ese_vovnet19b_slim 64
+    regnety regnety_002 64
+    cs3darknet cs3darknet_s 64
+    efficientvit_mit efficientvit_b0 64
+    ghostnetv3 ghostnetv3_050 64
+    swiftformer swiftformer_xs @64
+    efficientformerv2 efficientformerv2_s0 @64
+    pvt_v2 pvt_v2_b0 64
+    convnext convnext_atto 64
+    convnextv2 convnextv2_atto 64
+    fasternet fasternet_t0 64
+    fastvit fastvit_t8 64
+    mixnet mixnet_s 64
+    lcnetv2 lcnetv2_small 64
+    mobilenetv1 mobilenetv1_100 64
+    inception_next inception_next_atto 64
+    spnasnet spnasnet_100 64
+    gmlp gmlp_ti16_224 @64
+    efficientnet efficientnet_lite0 64
+    pit pit_ti_224 @64
+    rexnet rexnet_100 64
+    hardcorenas hardcorenas_a 64
+    mobileone mobileone_s0 64
+    resnet resnet10t 64
+    coat coat_tiny @64
+    eva02 eva02_tiny_patch14_224 @56 num_classes=1000
+    repvit repvit_m0_9 @64
+    fbnet fbnetc_100 64
+    coat_lite coat_lite_tiny @64
+    convit convit_tiny @64
+    vit vit_tiny_patch16_224 @64
+    deit deit_tiny_distilled_patch16_224 @64
+    hgnetv2 hgnetv2_b0 64
+    ghostnetv2 ghostnetv2_100 64
+    shvit shvit_s1 64
+    vit_hybrid vit_tiny_r_s16_p8_224 @64
+    cpubone cpubone_nano 64
+    efficientvim efficientvim_m1 64
+    regnetz regnetz_005 64
+    mobilenetv4_hybrid mobilenetv4_hybrid_medium_075 64
+    mambaout mambaout_femto 64
+    maxvit maxvit_pico_rw_256 @64
+    levit levit_128s @64
+    densenet densenetblur121d 64
+    gernet gernet_s @64
+    crossvit crossvit_9_240 @240
+    fbnetv3 fbnetv3_b 64
+    nf_regnet nf_regnet_b0 64
+    repvgg repvgg_a0 @64
+    dpn dpn48b 64
+    visformer visformer_tiny @64
+    gcresnext gcresnext26ts @64
+    resnest resnest14d 64
+    bat_resnext bat_resnext26ts @256
+    eca_halonext eca_halonext26ts @256
+    coatnet coatnet_pico_rw_224 @64
+    lambda_resnet lambda_resnet26t @64
+    csatv2 csatv2 64
+    gmixer gmixer_12_224 @64
+    resnetv2 resnetv2_18 64
+    resnetblur resnetblur18 64
+    seresnet seresnet18 64
+    poolformer poolformer_s12 64
+    cait cait_xxs24_224 @64
+    skresnet skresnet18 64
+    gcvit gcvit_xxtiny @64
+    tiny_vit tiny_vit_5m_224 64
+    efficientformer efficientformer_l1 224
+    halonet halonet26t @256
+    botnet botnet26t_256 @64
+    hrnet hrnet_w18_small 64
+    efficientnetv2 efficientnetv2_rw_t 64
+    lowformer lowformer_b0 64
+    darknet darknet17 64
+    hgnet hgnet_tiny 64
+    coatnext coatnext_nano_rw_224 @64
+    resmlp resmlp_12_224 @64
+    nest nest_tiny @64
+    maxxvit maxxvit_rmlp_nano_rw_256 @64
+    mixer mixer_s32_224 @64
+    convmixer convmixer_768_32 64
+    dinov3 vit_small_patch16_dinov3 @64 num_classes=1000
+    cspresnet cspresnet50 64
+    deit3 deit3_small_patch16_224 @64
+    vit_rope vit_small_patch16_rope_224 @64
+    vit_relpos vit_relpos_small_patch16_224 @64
+    vitamin vitamin_small_224 @64
+    xception legacy_xception 64
+    tnt tnt_s_patch16_224 @64
+    rdnet rdnet_tiny 64
+    twins twins_svt_small @64
+    twins_pcpvt twins_pcpvt_small @64
+    mvitv2 mvitv2_tiny @64
+    eca_nfnet eca_nfnet_l0 64
+    res2net res2net50_14w_8s 64
+    resnet_gn resnet50_gn 64
+    resnetv2_bit resnetv2_50x1_bit 64
+    caformer caformer_s18 64
+    convformer convformer_s18 64
+    volo volo_d1_224 @64
+    xception_aligned xception41 64
+    cspdarknet cspdarknet53 64
+    hiera hiera_tiny_224 @64
+    sequencer sequencer2d_s @64
+    swin swin_tiny_patch4_window7_224 @64
+    swinv2 swinv2_tiny_window8_256 @64
+    swinv2_cr swinv2_cr_tiny_224 @64
+    davit davit_tiny 64
+    focalnet focalnet_tiny_srf 64
+    selecsls selecsls42 64
+    tresnet tresnet_m 64
+    nextvit nextvit_small 64
+    hieradet hieradet_small 64
+    beit beit_base_patch16_224 @64 embed_dim=192 num_heads=3
+    samvit samvit_base_patch16_224 @64 embed_dim=192 num_heads=3
+    nasnet nasnetalarge 64 num_features=1056 stem_size=32
+    inception_v4 inception_v4 96
+    inception_resnet inception_resnet_v2 96
+    nfnet dm_nfnet_f0 64
+    pnasnet pnasnet5large 64
+"""
+
+TORCHVISION = """
+    squeezenet squeezenet1_1 64
+    shufflenet shufflenet_v2_x0_5 64
+    googlenet googlenet 64 aux_logits=False init_weights=False
+    lraspp segmentation.lraspp_mobilenet_v3_large 64
+    ssdlite detection.ssdlite320_mobilenet_v3_large 128
+    deeplabv3 segmentation.deeplabv3_mobilenet_v3_large 64
+    raft optical_flow.raft_small 2x128
+    mc3 video.mc3_18 4x32
+    fasterrcnn_mobilenet detection.fasterrcnn_mobilenet_v3_large_fpn 64
+    inception_v3 inception_v3 96 aux_logits=False init_weights=False
+    resnext resnext50_32x4d 64
+    swin3d video.swin3d_t 4x64
+    r2plus1d video.r2plus1d_18 4x32
+    r3d video.r3d_18 4x32
+    fcos detection.fcos_resnet50_fpn 64
+    retinanet detection.retinanet_resnet50_fpn 64
+    fcn segmentation.fcn_resnet50 64
+    maxvit_t maxvit_t 224
+    mvit video.mvit_v2_s 16x224
+    wide_resnet wide_resnet50_2 64
+    alexnet alexnet 64
+"""

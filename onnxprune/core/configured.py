@@ -1,0 +1,56 @@
+"""Settings of what is registered, as a user writes them: "cmi:alpha=2,cut=scree"."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import pydantic
+
+from .errors import OnnxPruneError
+from .registry import Registry
+
+T = TypeVar("T")
+
+
+def configured(registry: Registry[T], text: str) -> tuple[str, T]:
+    """Return the name and the entry that `text` speaks of, with its settings.
+
+    Args:
+        registry: of dataclasses, whose fields are their settings, and others, which have none.
+        text: "name", or "name:setting=value,setting=value".
+
+    Raises:
+        OnnxPruneError: for an unknown name or setting, or a value that does not fit.
+    """
+    name, _, given = text.partition(":")
+    entry = registry[name]
+    key = registry.normalise(name)
+    pairs = [part.partition("=") for part in given.split(",") if part.strip()]
+    settings = {setting.strip().replace("-", "_"): value.strip() for setting, _, value in pairs}
+    if not settings:
+        return key, entry
+    return key, _replaced(entry, settings, f"{registry.kind} '{key}'")
+
+
+def _replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
+    """Return a copy of a dataclass with these settings, read as their types."""
+    known: Mapping[str, Any] = {}
+    if dataclasses.is_dataclass(entry):
+        hints = get_type_hints(type(entry))
+        known = {field.name: hints[field.name] for field in dataclasses.fields(entry) if field.init}
+    values = {}
+    for setting, value in settings.items():
+        if setting not in known:
+            near = difflib.get_close_matches(setting, known, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            names = ", ".join(known) or "none"
+            raise OnnxPruneError(f"{what} has no setting '{setting}': {hint}known: {names}")
+        try:
+            values[setting] = pydantic.TypeAdapter(known[setting]).validate_python(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"].lower()
+            raise OnnxPruneError(f"{what}, {setting}='{value}': {reason}") from error
+    return dataclasses.replace(entry, **values)  # type: ignore[type-var]  # it is one: `known` is not empty

@@ -1,0 +1,1 @@
+"""Reading and writing models: external data, staged writes, hashes."""

@@ -1,0 +1,1 @@
+"""The one order of steps, from a file to a proved, smaller file."""

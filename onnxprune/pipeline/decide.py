@@ -1,0 +1,216 @@
+"""Which units go: scored and selected under a budget, or read from a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.analysis import Mask
+from ..core.contracts import Criterion, Evidence, Repair
+from ..core.errors import BudgetError, OnnxPruneError
+from ..core.stats import Statistics
+from ..core.threads import blas_threads
+from ..files.store import digest
+from ..measure.clock import Clock
+from ..plan import Settings, Step, mask_of, read_plan
+from ..selection.select import as_listed, check, follow, select
+from .collect import collect
+from .depth import remaining
+from .memory import Memory
+from .quality import Quality
+from .ranked import rankings_of
+from .request import PruneRequest
+from .study import Subject
+
+Floats = NDArray[np.float64]
+
+_MEMORY = 1  # raise it when what criteria remember changes its meaning
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What goes, why, and what was learnt on the way.
+
+    Attributes:
+        mask: what is removed.
+        criterion: what scored the units, with its settings.
+        selection: budget and options, for the plan.
+        repair: name and object of the repair to come.
+        evidence: what the criterion looked at; the repair looks at it too.
+        scores: per group float64, shape (U,); empty when a plan decided.
+        notes: what the user should know.
+    """
+
+    mask: Mask
+    criterion: Step
+    selection: Settings
+    repair: tuple[str, Repair]
+    evidence: Evidence
+    scores: tuple[Floats, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def decide(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
+    """Choose what goes, or read it from a plan.
+
+    Raises:
+        BudgetError: if the budget is out of reach, before any sample was run.
+        OnnxPruneError: if criterion or repair need samples and there are none, or the plan does not fit.
+    """
+    if request.plan is not None:
+        return _planned(request, subject, clock)
+    if request.only_lists:
+        return _listed(request, subject, clock)
+    budget = request.budget
+    if subject.depth is not None and budget is not None:
+        budget = remaining(budget, subject.whole, subject.cost)
+    if subject.depth is not None and budget is None and not request.scoring[1].chooses:
+        return _blocks_alone(request, subject)
+    name, criterion = request.scoring
+    if budget is not None:
+        check(subject.cost, budget, request.options)
+    _refuse_without_samples("criterion", name, criterion, subject, "choose l1, l2, fpgm or random")
+    repair = request.repairing
+    _refuse_without_samples("repair", *repair, subject, "choose none")
+    evidence = _evidence(request, subject, criterion.needs | repair[1].needs, clock)
+    with clock("score"), blas_threads(subject.analysis):
+        rankings = rankings_of(criterion, _helped(evidence, request, subject), request.progress)
+    scores = [ranking.scores for ranking in rankings]
+    asked = budget.asked if budget else f"criterion '{name}'"
+    with clock("select"):
+        if budget is None:
+            chosen = follow(subject.cost, rankings, request.options)
+        else:
+            chosen = select(
+                subject.cost,
+                scores,
+                budget,
+                request.options,
+                comparable=criterion.comparable,
+            )
+    if not len(chosen.units):
+        raise BudgetError(f"{asked} removes nothing: lower --round-to, or ask for more")
+    return Decision(
+        mask=subject.analysis.mask(chosen.units),
+        criterion=Step(name, settings_of(criterion)),
+        selection={"budget": _with_blocks(asked, request)} | dataclasses.asdict(request.options),
+        repair=repair,
+        evidence=evidence,
+        scores=tuple(scores),
+        notes=tuple(dict.fromkeys(note for ranking in rankings for note in ranking.notes)),
+    )
+
+
+def _listed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
+    """Remove what the user's lists of what to keep do not name."""
+    repair = request.repairing
+    _refuse_without_samples("repair", *repair, subject, "choose none")
+    chosen = as_listed(subject.cost, request.options)
+    if not len(chosen.units):
+        raise BudgetError("the lists of what to keep name everything: nothing goes")
+    return Decision(
+        mask=subject.analysis.mask(chosen.units),
+        criterion=Step("listed"),
+        selection={"budget": _with_blocks("lists of what to keep", request)}
+        | dataclasses.asdict(request.options),
+        repair=repair,
+        evidence=_evidence(request, subject, repair[1].needs, clock),
+    )
+
+
+def _blocks_alone(request: PruneRequest, subject: Subject) -> Decision:
+    """Leave out the blocks and nothing else: there is no budget, or it is met without them."""
+    if request.repair is not None and not request.repair.startswith("none"):
+        raise OnnxPruneError(
+            "--repair refits what reads removed channels, and none go: ask for less to remain"
+        )
+    asked = request.budget.asked if request.budget else ""
+    return Decision(
+        mask=subject.analysis.mask(np.empty(0, np.int64)),
+        criterion=Step("blocks"),
+        selection={"budget": _with_blocks(asked, request)} | dataclasses.asdict(request.options),
+        repair=request.named_repair("none"),
+        evidence=Evidence(subject.analysis, None, request.seed, request.labels),
+        notes=(f"{asked} is met without the blocks: no channels go",) if asked else (),
+    )
+
+
+def _with_blocks(asked: str, request: PruneRequest) -> str:
+    """Say what was asked for, blocks first."""
+    return ", ".join(
+        [*(f"--drop-block {name}" for name in request.dropped), *filter(None, [asked])]
+    )
+
+
+def _planned(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
+    """Take over what a plan says; repair as it was repaired then, if there are samples for it."""
+    assert request.plan is not None
+    plan = read_plan(request.plan)
+    with clock("plan"):
+        mask = mask_of(subject.analysis, plan, sha256=digest(subject.path))
+    then = plan.repair.name if plan.repair else "none"
+    notes: tuple[str, ...] = ()
+    repair = request.repairing if request.repair else request.named_repair(then)
+    if not request.repair and subject.calibration is None and _needs(repair[1]):
+        notes = (f"the plan was repaired with '{then}': give --data to do so again",)
+        repair = request.named_repair("none")
+    _refuse_without_samples("repair", *repair, subject, "choose none")
+    evidence = _evidence(request, subject, repair[1].needs, clock)
+    return Decision(mask, plan.criterion, plan.selection, repair, evidence, notes=notes)
+
+
+def _needs(used: Criterion | Repair) -> bool:
+    return bool(used.needs) or getattr(used, "needs_samples", False)
+
+
+def _refuse_without_samples(
+    kind: str, name: str, used: Criterion | Repair, subject: Subject, instead: str
+) -> None:
+    if _needs(used) and subject.calibration is None:
+        raise OnnxPruneError(f"{kind} '{name}' needs sample inputs: give --data, or {instead}")
+
+
+def _evidence(
+    request: PruneRequest, subject: Subject, needs: frozenset[str], clock: Clock
+) -> Evidence:
+    """Run the model over the calibration samples, once, for what criterion and repair read."""
+    statistics: Statistics | None = None
+    if subject.calibration is not None and needs:
+        with clock("calibrate"):
+            statistics = collect(
+                subject.analysis, subject.calibration, needs, rows=request.rows,
+                provider=request.provider, seed=request.seed, progress=request.progress,
+            )  # fmt: skip
+    return Evidence(subject.analysis, statistics, request.seed, request.labels)
+
+
+def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evidence:
+    """Add what a criterion may ask for beside statistics: how good a cut is, and a memory."""
+    samples = subject.calibration
+    if samples is None:
+        return evidence
+    name, criterion = request.scoring
+    quality = None
+    if criterion.chooses and request.budget is None:
+        quality = Quality(subject.analysis, samples, request.labels, request.provider)
+    memo = evidence.memo
+    if request.work is not None:
+        decided_by = {
+            "model": digest(subject.path), "data": samples.digest, "samples": samples.count,
+            "criterion": name, "settings": settings_of(criterion), "seed": request.seed,
+            "labels": request.labels, "budget": request.budget and request.budget.asked,
+            "blocks": request.dropped,
+            "format": _MEMORY,
+        }  # fmt: skip
+        memo = Memory(Path(request.work), decided_by)
+    return dataclasses.replace(evidence, quality=quality, memo=memo)
+
+
+def settings_of(registered: object) -> Settings:
+    """Return the settings of a criterion or repair: the fields of its dataclass."""
+    if dataclasses.is_dataclass(registered) and not isinstance(registered, type):
+        return dataclasses.asdict(registered)
+    return {}

@@ -1,0 +1,200 @@
+"""What a user asks of `prune`: every option once, with its default, checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+from ..core.configured import configured
+from ..core.contracts import CRITERIA, REPAIRS, Criterion, Progress, Repair, silent
+from ..core.errors import BudgetError, OnnxPruneError
+from ..discover import discover
+from ..providers import provider_named
+from ..selection.budget import Budget, Normalise, Options, Scope
+from ..structure.unlock import Positions, Unlock, unlocks
+from .samples import Data
+
+_BUDGETS = ("macs", "params", "size", "ratio")
+_DECIDING = ("criterion", "unlock", "drop_block")  # which a plan does
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneRequest:
+    """One prune, as asked for.
+
+    Attributes:
+        model: the ONNX file.
+        output: where the pruned file goes; None: beside the input, as `<name>.pruned.onnx`. The plan
+            goes beside it: `x.onnx` has `x.plan.json`.
+        data: sample inputs: a `--data` text, a mapping of arrays, an iterable of mappings, samples.
+        preprocess: image preprocessing, as the `--preprocess` text or a mapping.
+        labels: key of the data's labels, for accuracy.
+        samples: calibrate on at most so many; others are held out.
+        criterion: what scores the units, as "name" or "name:setting=value,setting=value"; None:
+            "reconstruction" with data, else "l2".
+        repair: how what is left is refitted, written alike; None: "sequential" with data, else "none".
+        macs, params, size, ratio: the budget, one of them (see `Budget.parse`); none is needed when
+            the criterion chooses by itself.
+        drop_block: names or patterns of blocks (see `inspect`) that are left out whole, before
+            channels are chosen; without a budget nothing else goes. Scores and repair look at what
+            remains without them.
+        unlock: what may shrink of that which callers of the model see: "input:NAME", "output:NAME" or
+            "vocabulary:NAME", with "@AXIS" at the end if it is not the usual one.
+        keep_rows, keep_classes, keep_features: positions of the unlocked vocabulary, output or input
+            that stay: text such as "0-9,17", a file that lists them, or integers; all others go.
+        scope, normalise, round_to, keep, floor: how widths are chosen (see `Options`).
+        ridge: damping of the least-squares repair, relative to the mean variance of its inputs.
+        rows: output positions sampled per calibration sample and operator.
+        seed: of everything that is drawn.
+        plan: re-apply this plan file instead of choosing.
+        work: folder where long criteria remember what they have done, to go on after a kill.
+        dry_run: write the plan only.
+        verify: prove before writing.
+        overwrite: allow `output` to be `model`.
+        provider: onnxruntime execution provider for calibration and latency, e.g. "cpu" or "cuda".
+        progress: called as work goes on.
+    """
+
+    model: Path | str
+    output: Path | str | None = None
+    _: dataclasses.KW_ONLY
+    data: Data | None = None
+    preprocess: str | Mapping[str, Any] | None = None
+    labels: str | None = None
+    samples: int = 512
+    criterion: str | None = None
+    repair: str | None = None
+    macs: float | str | None = None
+    params: float | str | None = None
+    size: float | str | None = None
+    ratio: float | str | None = None
+    drop_block: tuple[str, ...] | str = ()
+    scope: Scope | None = None
+    normalise: Normalise | None = None
+    round_to: int = 8
+    keep: tuple[str, ...] | str = ()
+    floor: float = 0.1
+    unlock: tuple[str, ...] | str = ()
+    keep_rows: Positions | None = None
+    keep_classes: Positions | None = None
+    keep_features: Positions | None = None
+    ridge: float = 1e-3
+    rows: int = 32
+    seed: int = 0
+    plan: Path | str | None = None
+    work: Path | str | None = None
+    dry_run: bool = False
+    verify: bool = True
+    overwrite: bool = False
+    provider: str = "cpu"
+    progress: Progress = dataclasses.field(default=silent, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, before any work.
+
+        Raises:
+            BudgetError: unless exactly one budget, or a plan, is given.
+            OnnxPruneError: for an unknown name or a number out of its range.
+        """
+        discover()
+        object.__setattr__(self, "provider", provider_named(self.provider))
+        for name, known in (("scope", get_args(Scope)), ("normalise", get_args(Normalise))):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise OnnxPruneError(f"--{name} '{value}': expected one of {', '.join(known)}")
+        for name, least in (("samples", 1), ("rows", 1), ("seed", 0), ("ridge", 0)):
+            value = getattr(self, name)
+            if not value >= least:
+                raise OnnxPruneError(f"--{name} {value}: expected at least {least}")
+        given = [name for name in _BUDGETS if getattr(self, name) is not None]
+        decided = [*given, *(n for n in _DECIDING if getattr(self, n))]
+        if self.plan is not None and decided:
+            first = decided[0].replace("_", "-")
+            raise BudgetError(f"--plan decides what goes: leave out --{first}")
+        _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
+        alone = self.only_lists or self.only_blocks
+        least = 0 if self.plan is not None or self.scoring[1].chooses or alone else 1
+        if self.only_lists and self.criterion is not None:
+            raise BudgetError(
+                "--criterion has nothing to rank: the lists of what to keep say what goes; "
+                "give a budget too, or leave it out"
+            )
+        if not least <= len(given) <= 1:
+            found = " and ".join(f"--{name}" for name in given) or "none"
+            raise BudgetError(
+                f"expected one budget of --macs, --params, --size, --ratio, found {found}"
+            )
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget; None when a plan is given."""
+        for name in _BUDGETS:
+            if (value := getattr(self, name)) is not None:
+                return Budget.parse(name, value)
+        return None
+
+    @cached_property
+    def unlocked(self) -> tuple[Unlock, ...]:
+        """What may shrink of that which callers of the model see."""
+        texts = (self.unlock,) if isinstance(self.unlock, str) else self.unlock
+        return unlocks(
+            texts, rows=self.keep_rows, classes=self.keep_classes, features=self.keep_features
+        )
+
+    @property
+    def only_lists(self) -> bool:
+        """Whether what goes follows from lists of what to keep alone."""
+        is_listed = any(unlock.keep is not None for unlock in self.unlocked)
+        return is_listed and self.budget is None and not self.scoring[1].chooses
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names and patterns of the blocks to leave out."""
+        return (self.drop_block,) if isinstance(self.drop_block, str) else tuple(self.drop_block)
+
+    @property
+    def only_blocks(self) -> bool:
+        """Whether blocks are left out and nothing else."""
+        more = self.budget is not None or self.scoring[1].chooses or self.only_lists
+        return bool(self.dropped) and not more
+
+    @property
+    def options(self) -> Options:
+        """How widths are chosen."""
+        keep = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
+        return Options(self.scope, self.round_to, self.floor, keep, self.normalise)
+
+    @property
+    def scoring(self) -> tuple[str, Criterion]:
+        """Name and object of the criterion."""
+        return configured(
+            CRITERIA, self.criterion or ("l2" if self.data is None else "reconstruction")
+        )
+
+    @property
+    def repairing(self) -> tuple[str, Repair]:
+        """Name and object of the repair."""
+        return self.named_repair(self.repair or ("none" if self.data is None else "sequential"))
+
+    @staticmethod
+    def named_repair(name: str) -> tuple[str, Repair]:
+        """Name and object of a repair."""
+        return configured(REPAIRS, name)
+
+    @property
+    def target(self) -> Path:
+        """Where the pruned file goes."""
+        source = Path(self.model)
+        return (
+            source.with_name(f"{source.stem}.pruned.onnx")
+            if self.output is None
+            else Path(self.output)
+        )
+
+    @property
+    def plan_target(self) -> Path:
+        """Where the plan goes."""
+        return self.target.with_name(f"{self.target.stem}.plan.json")

@@ -1,0 +1,155 @@
+"""Before deciding: read the model, find what can be removed, open the samples, count the cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from onnx import TensorProto
+
+from ..core.analysis import Analysis, CostModel, Mask
+from ..core.contracts import SURGERIES, Samples
+from ..core.errors import DataError, OnnxPruneError
+from ..core.faces import decided
+from ..core.graph import Array, Graph
+from ..core.interface import interface_of
+from ..files.store import load
+from ..measure.clock import Clock
+from ..plan import read_plan
+from ..proof.example import example, instance_of
+from ..show.overview import nothing_prunable
+from ..structure.dependency import analyse
+from ..structure.unlock import Unlock
+from .depth import depth_mask
+from .request import PruneRequest
+from .samples import open_samples
+
+_CHECKED_AT_ONCE = 64  # samples
+_HELD_OUT = 512  # samples: enough to see an agreement to half a percent
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model at hand and the samples for it.
+
+    Attributes:
+        path: of the file.
+        size: bytes on the disk, external weights included.
+        source: as read from the file.
+        depth: the blocks that are left out of it before channels are chosen; None: all stay.
+        whole: cost of all of it, at the shapes of `feeds`.
+        graph: what channels are chosen from: without those blocks.
+        analysis: of its normal form.
+        cost: at the shapes of `feeds`.
+        feeds: inputs of one run.
+        calibration, held_out: disjoint samples; None without data, or with too few.
+    """
+
+    path: Path
+    size: int
+    source: Graph
+    depth: Mask | None
+    whole: CostModel
+    graph: Graph
+    analysis: Analysis
+    cost: CostModel
+    feeds: dict[str, Array]
+    calibration: Samples | None
+    held_out: Samples | None
+
+
+def study(request: PruneRequest, clock: Clock) -> Subject:
+    """Read the model and the samples, and find what can be removed.
+
+    Raises:
+        ModelError: if the model cannot be read.
+        DataError: if the samples do not fit it.
+        OnnxPruneError: if nothing can be removed, with the reasons, or the output is no good path.
+    """
+    path = Path(request.model)
+    with clock("load"):
+        source = graph = load(path)
+    _refuse_output(request)
+    with clock("analyse"):
+        entire = analysis = analyse(source, _unlocked(request))
+        depth = depth_mask(request, entire)
+        if depth is not None:
+            graph = SURGERIES["blocks"](depth)
+            analysis = analyse(graph, _unlocked(request))
+    if not analysis.groups and depth is None:
+        raise OnnxPruneError(nothing_prunable(analysis))
+    with clock("open data"):
+        calibration, held_out = _split(request, graph, analysis)
+        feeds = example(analysis.graph, calibration)
+        whole = cost = CostModel(entire, instance_of(entire.graph, feeds))
+        if depth is not None:
+            cost = CostModel(analysis, instance_of(analysis.graph, feeds))
+    size = _size(path, source)
+    return Subject(
+        path, size, source, depth, whole, graph, analysis, cost, feeds, calibration, held_out
+    )
+
+
+def _unlocked(request: PruneRequest) -> tuple[Unlock, ...]:
+    """Return what may shrink of the interface: as asked for now, or as it was for the plan."""
+    return request.unlocked if request.plan is None else read_plan(request.plan).unlocked
+
+
+def _size(path: Path, graph: Graph) -> int:
+    outside = [w for w in graph.weights.values() if w.proto.data_location == TensorProto.EXTERNAL]
+    return path.stat().st_size + sum(weight.nbytes for weight in outside)
+
+
+def _refuse_output(request: PruneRequest) -> None:
+    """Say at once what writing would say at the end."""
+    source, target = Path(request.model), request.target
+    in_place = target.exists() and target.samefile(source)
+    if in_place and not request.overwrite and not request.dry_run:
+        raise OnnxPruneError(
+            f"the output '{target}' is the input: choose another path, or give --overwrite"
+        )
+    if not target.parent.is_dir():
+        raise OnnxPruneError(
+            f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
+        )
+
+
+def _split(
+    request: PruneRequest, graph: Graph, analysis: Analysis
+) -> tuple[Samples | None, Samples | None]:
+    """Open the samples and divide them: calibration first, then what is held out."""
+    if request.data is None:
+        if request.labels is not None:
+            raise DataError(f"--labels '{request.labels}' needs --data")
+        return None, None
+    samples = open_samples(
+        request.data,
+        graph,
+        limit=request.samples + _HELD_OUT,
+        seed=request.seed,
+        preprocess=request.preprocess,
+    )
+    if request.labels is not None and request.labels not in samples.extra:
+        keys = ", ".join(f"'{key}'" for key in samples.extra) or "inputs of the model only"
+        raise DataError(f"--labels '{request.labels}': the data has no such key; it has {keys}")
+    samples = _of_kept_ids(samples, analysis)
+    step = samples.batch or 1
+    held_out = min(_HELD_OUT, samples.count // 4) // step * step
+    count = min(max(request.samples // step, 1) * step, samples.count - held_out)
+    return samples.part(0, count), samples.part(count, count + held_out) if held_out else None
+
+
+def _of_kept_ids(samples: Samples, analysis: Analysis) -> Samples:
+    """Return samples that hold no ids of a vocabulary but those that are kept.
+
+    Raises:
+        DataError: if given ones do; drawn ones hold kept ids instead.
+    """
+    if not any(face.ids for face in analysis.faces):
+        return samples
+    interface, read = interface_of(analysis.mask(decided(analysis).units)), samples.read
+    if samples.random:
+        return dataclasses.replace(samples, read=lambda a, b: interface.admissible(read(a, b)))
+    for batch in samples.batches(_CHECKED_AT_ONCE):
+        interface.feeds(batch)
+    return samples

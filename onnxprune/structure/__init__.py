@@ -1,0 +1,1 @@
+"""What must be removed together: normal form, groups of units, removable blocks."""

@@ -1,0 +1,167 @@
+"""Matrix-based Renyi entropy: information between variables, from kernels between samples alone.
+
+A variable seen in N samples is its Gram matrix K, N x N with unit diagonal (an infinitely divisible
+kernel). With A = K / N and eigenvalues l_i of A,
+
+    S_a(K) = 1 / (1 - a) ln sum_i l_i^a,        S_a(X, Y) = S_a(K_x o K_y),
+    I_a(X; Y) = S_a(X) + S_a(Y) - S_a(X, Y),    0 <= S_a <= ln N
+
+(Sanchez Giraldo, Rao, Principe 2014; several variables: Yu et al. 2019). In nats. The functions take
+arrays of any library of the array API standard and work on stacks of matrices, shape (..., N, N).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.polynomial import Chebyshev
+from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
+
+from onnxprune.core.contracts import Floats
+
+Xp = Any  # an array of NumPy, PyTorch, CuPy, ...
+
+_TINY = 1e-300
+
+
+def squared_distances(values: Xp) -> Xp:
+    """Return |x_i - x_j|^2 between samples: (..., N, d) -> (..., N, N), diagonal exactly zero."""
+    xp = array_namespace(values)
+    centred = values - xp.mean(values, axis=-2, keepdims=True)  # less cancels
+    products = centred @ xp.matrix_transpose(centred)
+    norms = xp.sum(centred * centred, axis=-1)
+    distances = norms[..., :, None] + norms[..., None, :] - 2 * products
+    off = 1 - xp.eye(values.shape[-2], dtype=values.dtype)
+    return xp.where(distances > 0, distances, 0 * distances) * off
+
+
+def silverman(samples: int, dimension: int, factor: float = 5.0) -> float:
+    """Return the kernel width h N^(-1 / (4 + d)) of the CMI paper (h = 5)."""
+    return float(factor * samples ** (-1.0 / (4 + dimension)))
+
+
+def median_width(distances: Floats) -> float:
+    """Return the width at which the kernel of a median pair is e^-1: median |x_i - x_j| / sqrt 2.
+
+    Args:
+        distances: squared distances, shape (N, N).
+    """
+    pairs = distances[np.triu_indices(len(distances), 1)]
+    return float(np.sqrt(np.median(pairs) / 2)) if len(pairs) else 0.0
+
+
+def neighbour_width(distances: Floats, neighbours: int = 5) -> float:
+    """Return the root mean squared distance to the nearest samples (kNN rule)."""
+    count = min(neighbours, len(distances) - 1)
+    nearest = np.sort(distances, axis=1)[:, 1 : count + 1]
+    return float(np.sqrt(nearest.mean())) if count else 0.0
+
+
+def gaussian(distances: Xp, width: float) -> Xp:
+    """Return exp(-d / (2 width^2)) of squared distances; all ones where the width is zero."""
+    xp = array_namespace(distances)
+    return xp.exp(-distances / (2 * width * width)) if width > 0 else xp.ones_like(distances)
+
+
+def indicator(labels: NDArray[Any]) -> Floats:
+    """Return the kernel of classes: 1 where labels are equal, else 0; shape (N, N)."""
+    return np.asarray(labels[:, None] == labels[None, :], np.float64)
+
+
+def entropy(gram: Xp, alpha: float) -> Xp:
+    """Return S_a in nats of Gram matrices with unit diagonal: (..., N, N) -> (...).
+
+    alpha = 2 is -ln sum K^2 / N^2, alpha = 3 takes one product of matrices, any other the symmetric
+    eigenvalues; alpha = 1 is the limit, von Neumann's entropy.
+    """
+    xp = array_namespace(gram)
+    count = gram.shape[-1]
+    scaled = gram / count
+    if alpha == 2:
+        return -xp.log(xp.sum(scaled * scaled, axis=(-2, -1)))
+    if alpha == 3:
+        return -0.5 * xp.log(xp.sum((scaled @ scaled) * scaled, axis=(-2, -1)))
+    return of_spectrum(xp.linalg.eigvalsh(scaled), alpha)
+
+
+def of_spectrum(values: Xp, alpha: float) -> Xp:
+    """Return S_a in nats of eigenvalues that sum to one: (..., N) -> (...)."""
+    xp = array_namespace(values)
+    rounding = xp.finfo(values.dtype).eps * values.shape[-1]  # what zeros come out as
+    positive = xp.where(values > rounding, values, 0 * values)
+    if alpha == 1:
+        return -xp.sum(positive * xp.log(positive + _TINY), axis=-1)
+    return xp.log(xp.sum(positive**alpha, axis=-1)) / (1 - alpha)
+
+
+def entropy_in_classes(gram: Xp, classes: list[NDArray[np.int64]], alpha: float) -> Xp:
+    """Return S_a of K o K_y for the indicator kernel of classes, from one small matrix per class.
+
+    The product is block-diagonal in the order of classes: its spectrum is the union of the blocks'.
+
+    Args:
+        gram: shape (..., N, N), unit diagonal.
+        classes: the samples of each class.
+        alpha: order of the entropy.
+    """
+    xp = array_namespace(gram)
+    count = gram.shape[-1]
+    blocks = [gram[..., rows[:, None], rows[None, :]] / count for rows in classes]
+    if alpha == 2:
+        return -xp.log(sum(xp.sum(b * b, axis=(-2, -1)) for b in blocks))
+    return of_spectrum(xp.concat([xp.linalg.eigvalsh(b) for b in blocks], axis=-1), alpha)
+
+
+def low_rank_entropy(gram: Floats, alpha: float, rank: int) -> tuple[float, float]:
+    """Return S_a from the `rank` largest eigenvalues, and a bound of its error (Dong et al. 2023).
+
+    The rest of the trace is spread evenly over the other eigenvalues, which is the largest entropy
+    that it can have; that it sits in one eigenvalue no larger than the last known is the smallest.
+
+    Args:
+        gram: shape (N, N), unit diagonal.
+        alpha: order of the entropy.
+        rank: eigenvalues taken, below N.
+    """
+    count = len(gram)
+    top = np.clip(eigsh(gram / count, k=rank, which="LA", return_eigenvectors=False), 0.0, None)
+    rest = max(1.0 - float(top.sum()), 0.0)
+    even = np.full(count - rank, rest / (count - rank))
+    full, least = divmod(rest, float(top.min()) or 1.0)
+    packed = np.append(np.full(int(full), top.min()), least)
+    high = float(of_spectrum(np.concatenate([top, even]), alpha))
+    low = float(of_spectrum(np.concatenate([top, packed]), alpha))
+    return high, abs(high - low)
+
+
+def stochastic_entropy(
+    gram: Floats, alpha: float, *, probes: int = 32, degree: int = 40, seed: int = 0
+) -> tuple[float, float]:
+    """Return S_a by Hutchinson's trace estimate of A^a, and the standard error of the estimate.
+
+    A^a is applied to random signs as a Chebyshev series on [0, u], u the largest row sum of A
+    (Dong, Gong, Yu, Li 2022): products with A only, O(N^2 probes degree). The series' own error
+    falls like degree^(-2 alpha) and is not in the figure given.
+
+    Args:
+        gram: shape (N, N), unit diagonal.
+        alpha: order of the entropy, not 1.
+        probes: random vectors.
+        degree: of the series.
+        seed: of the vectors.
+    """
+    matrix = gram / len(gram)
+    top = float(np.abs(matrix).sum(axis=1).max())
+    series = Chebyshev.interpolate(lambda t: (top * (t + 1) / 2) ** alpha, degree).coef
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (len(gram), probes))
+    before, now = signs, 2 / top * (matrix @ signs) - signs
+    total = series[0] * before + series[1] * now
+    for factor in series[2:]:
+        before, now = now, 2 * (2 / top * (matrix @ now) - now) - before
+        total += factor * now
+    traces = (signs * total).sum(axis=0)
+    trace, spread = float(traces.mean()), float(traces.std(ddof=1) / np.sqrt(probes))
+    return float(np.log(trace) / (1 - alpha)), abs(spread / trace / (1 - alpha))

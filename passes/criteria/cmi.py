@@ -1,0 +1,223 @@
+"""CMI: what a channel's map tells about the target given the others (Vu-Van et al. 2024, arXiv 2411.18578).
+
+A greedy order by joint matrix-based Renyi information, per group, given the maps kept in groups cut
+before; a cut where the conditional mutual information of what remains levels off. "robust" (the
+default) and "paper" settings differ in kernel widths, the target's kernel and how curves are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.core.analysis import Group
+from onnxprune.core.contracts import CRITERIA, Evidence, Floats, Progress, Ranking, silent
+from onnxprune.core.stats import Maps
+
+from . import _cuts as cuts
+from ._kernels import About, Singles, Width, informative, log_kernels, maps_of, target_of
+from ._layers import layer_order
+from ._ordering import Ordering, Target, ordered
+
+Conditioning = Literal["compact", "full", "layer"]
+_SATURATED = 0.98  # of ln N: beyond, kernels tell all samples apart whatever the channels hold
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """One group, ordered and cut."""
+
+    group: Group
+    ordering: Ordering
+    keep: int
+    base: Floats  # log kernel of the kept maps, shape (T,)
+    tells: NDArray[np.bool_]  # units whose maps differ between samples, shape (U,)
+
+    @property
+    def gone(self) -> NDArray[np.int64]:
+        """Global numbers of the units cut."""
+        return self.group.units[self.ordering.order[self.keep :]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cmi:
+    """Orders by conditional mutual information, and cuts by itself.
+
+    Attributes:
+        mode: "paper" reads widths, labels and curves as the paper's code does; "robust" as measured
+            to work.
+        alpha: order of the Renyi entropy; 2 is fastest.
+        conditioning: on the maps kept in the neighbouring group cut before ("compact", eq. 8), in all
+            groups cut before ("full", eq. 6), or on none ("layer").
+        direction: cut groups from first to last, or both ways from the one that alone loses most.
+        cut: how the curve is cut.
+        shortlist: candidates per step compared at `alpha`, best at alpha 2; 0: all.
+        target: what the maps shall tell about.
+        tolerance: a cut may cost this share of answers; else the next larger candidate is taken.
+    """
+
+    mode: cuts.Mode = "robust"
+    alpha: float = 1.01
+    conditioning: Conditioning = "compact"
+    direction: Literal["both", "forward"] = "both"
+    cut: Literal["scree", "x-means", "permutation"] = "scree"
+    shortlist: int = 8
+    target: About = "auto"
+    tolerance: float = 0.01
+
+    needs = frozenset({"maps"})
+    comparable = False
+    zero_is_least = True
+    chooses = True
+
+    def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
+        """Return one ranking per group; scores are the information that was still missing, relative."""
+        return [_ranking(layer) for layer in _Run(self, evidence, progress).layers()]
+
+
+class _Run:
+    """One ordering of all groups."""
+
+    def __init__(self, settings: Cmi, evidence: Evidence, progress: Progress) -> None:
+        self.settings, self.evidence, self.progress = settings, evidence, progress
+        self.groups = evidence.analysis.groups
+        self.sequence = layer_order(evidence.analysis)
+        self.maps: Maps = maps_of(evidence)
+        self.width: Width = "paper" if settings.mode == "paper" else "median"
+        self.target: Target = target_of(evidence, self.maps, settings.target, self.width)
+        self.before = evidence.quality(_NONE) if evidence.quality else 1.0
+        self.done = 0
+
+    def layers(self) -> list[_Layer]:
+        """Return the groups, ordered and cut, in the order of the analysis."""
+        forward, backward = self.sequence, list[int]()
+        if self.settings.direction == "both" and self.settings.conditioning != "layer":
+            start = self._start()
+            forward, backward = self.sequence[start:], self.sequence[:start][::-1]
+        found: dict[int, _Layer] = {}
+        for way in (forward, backward):
+            before = [found[forward[0]]] if way is backward and found else []
+            for number in way:
+                given = before if self.settings.conditioning == "full" else before[-1:]
+                found[number] = self._layer(number, given, list(found.values()))
+                before.append(found[number])
+        return [found[number] for number in range(len(self.groups))]
+
+    def _start(self) -> int:
+        """Return the place in the sequence of the group that alone, acceptably cut, loses most."""
+        alone = [self._layer(number, [], []) for number in self.sequence]
+        shares = [
+            len(layer.gone) / len(layer.group) if self._accepts(layer.gone) else 0.0
+            for layer in alone
+        ]
+        return int(np.argmax(shares))
+
+    def _layer(self, number: int, given: list[_Layer], cut: list[_Layer]) -> _Layer:
+        """Order and cut one group, given the maps kept in others, with others cut already."""
+        group = self.groups[number]
+        logs = log_kernels(group, self.maps, self.width)
+        base = self._base(given)
+        name = f"{number}-{'-'.join(str(len(layer.gone)) for layer in given)}-{len(cut)}"
+        held = self.evidence.memo(f"cmi-{name}", lambda: _arrays(self._order(logs, base)))
+        ordering = Ordering(held["order"], held["joint"], held["filled"])
+        candidates = self._candidates(logs, ordering, base)
+        gone = np.concatenate([_NONE, *(layer.gone for layer in cut)])
+        keep = self._chosen(group, ordering, candidates, gone)
+        self.done += 1
+        self.progress("cmi", self.done, self._total)
+        kept = logs[ordering.order[:keep]].sum(axis=0, dtype=np.float64)
+        return _Layer(group, ordering, keep, kept, informative(logs))
+
+    @property
+    def _total(self) -> int:
+        twice = self.settings.direction == "both" and self.settings.conditioning != "layer"
+        return len(self.groups) * (2 if twice else 1)
+
+    def _base(self, given: list[_Layer]) -> Floats | None:
+        """Return the log kernel of the conditioning set; robust: as wide as that of one group."""
+        if not given:
+            return None
+        total: Floats = np.sum([layer.base for layer in given], axis=0)
+        return total / len(given) if self.settings.mode == "robust" else total
+
+    def _order(self, logs: Singles, base: Floats | None) -> Ordering:
+        found = ordered(
+            logs, self.target, base, alpha=self.settings.alpha, shortlist=self.settings.shortlist
+        )
+        # a map that is the same for all samples tells nothing, whatever rounding says
+        silent_last = np.argsort(~informative(logs)[found.order], kind="stable")
+        return dataclasses.replace(found, order=found.order[silent_last])
+
+    def _candidates(self, logs: Singles, ordering: Ordering, base: Floats | None) -> list[int]:
+        """Return numbers of channels that may be kept, best first."""
+        curve, mode = ordering.cmi[:-1], self.settings.mode
+        if self.settings.cut == "scree":
+            return cuts.scree(curve, mode)
+        if self.settings.cut == "x-means":
+            return cuts.x_means(curve, mode)
+        return cuts.permutation(
+            logs, ordering, self.target, base, alpha=self.settings.alpha, seed=self.evidence.seed
+        )
+
+    def _chosen(
+        self, group: Group, ordering: Ordering, candidates: list[int], gone: NDArray[np.int64]
+    ) -> int:
+        """Return how many channels stay: the fewest that are accepted.
+
+        If none is: all of them ("robust"), or the most of the candidates ("paper"). Where a budget
+        decides afterwards, the best candidate stands in.
+        """
+        possible = sorted({keep for keep in candidates if 0 < keep < len(group)})
+        if not possible:
+            return len(group)
+        if self.evidence.quality is None:
+            return next(keep for keep in candidates if keep in possible)
+        for keep in possible:
+            if self._accepts(np.append(gone, group.units[ordering.order[keep:]])):
+                return keep
+        return len(group) if self.settings.mode == "robust" else possible[-1]
+
+    def _accepts(self, gone: NDArray[np.int64]) -> bool:
+        quality = self.evidence.quality
+        return quality is None or quality(gone) >= self.before - self.settings.tolerance
+
+
+_NONE = np.empty(0, np.int64)
+
+
+def _arrays(ordering: Ordering) -> dict[str, NDArray[np.generic]]:
+    return {"order": ordering.order, "joint": ordering.joint, "filled": ordering.filled}
+
+
+def _ranking(layer: _Layer) -> Ranking:
+    """Score by the information missing before each was taken, made to fall; ties in the order found."""
+    order, curve = layer.ordering.order, layer.ordering.cmi
+    count = len(order)
+    missing = np.append(layer.ordering.joint[-1], curve[:-1])
+    falling = np.minimum.accumulate(np.maximum(missing, 0.0))
+    top = float(falling[0]) or 1.0
+    scores = np.empty(count)
+    scores[order] = falling / top + (count - np.arange(count)) / count * 1e-6
+    scores[~layer.tells] = 0.0
+    keep = np.zeros(count, np.bool_)
+    keep[order[: layer.keep]] = True
+    filled = layer.ordering.filled
+    notes: tuple[str, ...] = ()
+    if len(full := np.flatnonzero(filled > _SATURATED)):
+        notes = (
+            f"'{layer.group.name}': after {full[0] + 1} of {count} channels the kernels tell all samples "
+            "apart: the order of the rest says nothing",
+        )
+    curves = {
+        "cmi": curve,
+        "joint": layer.ordering.joint,
+        "filled": filled,
+        "kept": np.array([float(layer.keep)]),
+    }
+    return Ranking(scores, keep, curves, notes)
+
+
+CRITERIA.register("cmi")(Cmi())
