@@ -1,0 +1,7 @@
+"""Run the command line as `python -m onnxprune`."""
+
+import sys
+
+from onnxprune.cli import main
+
+sys.exit(main())
