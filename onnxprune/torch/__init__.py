@@ -1,0 +1,1 @@
+"""What needs PyTorch, the optional extra `torch`: imported only where it is asked for."""
