@@ -16,9 +16,9 @@ import onnxprune as op
 from onnxprune.cli import main
 from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.errors import DataError, OnnxPruneError
-from onnxprune.core.faces import decided
 from onnxprune.core.graph import Graph
 from onnxprune.core.interface import interface_of, read_interface
+from onnxprune.core.listed import decided
 from onnxprune.core.runtime import Session
 from onnxprune.demo import unpack
 from onnxprune.files.store import load

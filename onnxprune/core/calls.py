@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from onnx import FunctionProto, NodeProto
 
 from .scopes import bodies, captured_names
-
-if TYPE_CHECKING:
-    from .graph import Weight
+from .weights import Weight
 
 FunctionKey = tuple[str, str, str]  # domain, name, overload
 

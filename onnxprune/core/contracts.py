@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Protocol
 
@@ -18,25 +18,22 @@ from .input_shapes import Shape
 from .patches import Keys
 from .quantised import dequantised, quantised_weights
 from .registry import Registry
+from .samples import Batch as Batch
+from .samples import Progress as Progress
+from .samples import Samples as Samples
+from .samples import concatenate as concatenate
+from .samples import silent as silent
 from .stats import Statistics
 from .stream import Probes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Batch = Mapping[str, Array]  # input name -> array, first axis = samples
-Progress = Callable[[str, int, int], None]  # (what, done, total); total 0 when unknown
-
-
 Memo = Callable[[str, Callable[[], dict[str, Array]]], dict[str, Array]]
 
 
 def computed(_: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
     """Remember nothing."""
     return make()
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,47 +210,6 @@ class SourceRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
-    """Samples that can be read any number of times, in slices, without holding them all.
-
-    Attributes:
-        count: number of samples.
-        read: (start, stop) -> batch with the samples of that range.
-        extra: keys that are no model input (labels), read the same way.
-        random: True for random data.
-        digest: hash of names, shapes and a spread of values, for the plan file.
-        batch: how many samples the model takes in one run; None if any number. `count` is a
-            multiple of it.
-        notes: what the user should know about the data (dropped tail, values converted).
-    """
-
-    count: int
-    read: Callable[[int, int], dict[str, Array]]
-    extra: tuple[str, ...] = ()
-    random: bool = False
-    digest: str = ""
-    batch: int | None = None
-    notes: tuple[str, ...] = ()
-
-    def batches(
-        self, size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[dict[str, Array]]:
-        """Yield consecutive batches of at most `size` samples, or of exactly `batch` where fixed."""
-        end = self.count if stop is None else min(stop, self.count)
-        step = self.batch or size
-        for first in range(start, end, step):
-            yield self.read(first, min(first + step, end))
-
-    def part(self, start: int, stop: int) -> Samples:
-        """Return a sub-range as samples of its own (disjoint splits), rounded to whole batches."""
-        read, step = self.read, self.batch or 1
-        first, last = (min(n, self.count) // step * step for n in (start, stop))
-        return dataclasses.replace(
-            self, count=last - first, read=lambda a, b: read(first + a, first + b)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class Calibration:
     """How a streaming run gathers.
 
@@ -337,9 +293,3 @@ SURGERIES: Registry[Surgery] = Registry("surgery")
 REPAIRS: Registry[Repair] = Registry("repair")
 SOURCES: Registry[Source] = Registry("data source")
 COLLECTORS: Registry[Collector] = Registry("statistic")
-
-
-def concatenate(batches: Iterable[Batch]) -> dict[str, Array]:
-    """Join batches along the first axis."""
-    rows = list(batches)
-    return {name: np.concatenate([b[name] for b in rows]) for name in rows[0]} if rows else {}

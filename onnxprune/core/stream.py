@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from .graph import Array, Graph
 from .patches import Keys, sample_keys
 from .runtime import Session
-
-if TYPE_CHECKING:
-    from .contracts import Progress, Samples
+from .samples import Progress, Samples
 
 LABEL = "label::"
 

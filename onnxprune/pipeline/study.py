@@ -10,9 +10,9 @@ from onnx import TensorProto
 from ..core.analysis import Analysis, CostModel, Mask
 from ..core.contracts import SURGERIES, Samples
 from ..core.errors import DataError, OnnxPruneError
-from ..core.faces import decided
 from ..core.graph import Array, Graph
 from ..core.interface import interface_of
+from ..core.listed import decided
 from ..files.store import load
 from ..measure.clock import Clock
 from ..plan import read_plan

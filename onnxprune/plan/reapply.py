@@ -14,8 +14,8 @@ import numpy as np
 
 from ..core.analysis import Analysis, Bools, Mask
 from ..core.errors import OnnxPruneError
-from ..core.faces import units_at
 from ..core.graph import Graph
+from ..core.listed import units_at
 from ..structure.blocks import find_blocks
 from ..structure.normal import normalise
 from ..structure.sites import by_site

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.analysis import Analysis, Group
 from ..core.errors import OnnxPruneError
-from ..core.faces import decided
+from ..core.listed import decided
 from .budget import Options
 
 Ints = NDArray[np.int64]
