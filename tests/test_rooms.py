@@ -85,7 +85,7 @@ def test_arrows_point_one_way(path: Path) -> None:
     if folder in PLUGINS:
         # The bare package appears in `from onnxprune import x`; x is judged by itself.
         # onnxprune.torch: inside functions only, since a base install has no PyTorch
-        allowed = ("onnxprune.core", f"onnxprune.{folder}", "onnxprune.torch")
+        allowed: tuple[str, ...] = ("onnxprune.core", f"onnxprune.{folder}", "onnxprune.torch")
         wrong = [n for n in ours if n != "onnxprune" and not any(inside(n, a) for a in allowed)]
         assert not wrong, f"{folder}/ may import onnxprune.core, its siblings and onnxprune.torch"
     else:

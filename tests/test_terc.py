@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.passes.criteria._terc import Ridge, eliminated, informativeness, judged, schedule
+from onnxprune.passes.criteria._terc import Ridge, eliminated, schedule
+from onnxprune.passes.criteria._terc_walk import judged
 
 Floats = NDArray[np.float64]
 
@@ -154,7 +155,7 @@ def test_nodes_in_another_order_are_judged_alike() -> None:
 
 def test_the_least_informative_node_is_tested_first() -> None:
     x, y, _ = redundant()
-    told = informativeness(Ridge(x, y))
+    told = Ridge(x, y).informativeness()
     order = judged(x, y).order
     assert told[10] == 0
     assert (np.diff(told[order]) >= 0).all()

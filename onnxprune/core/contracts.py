@@ -122,10 +122,14 @@ class Criterion(Protocol):
         chooses: whether its rankings say what to keep, so that no budget is needed.
     """
 
-    needs: frozenset[str]
     comparable: bool
     zero_is_least: bool
     chooses: bool
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which statistics it reads, with the settings it has."""
+        ...
 
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
         """Return one ranking per group, in the order of the analysis' groups."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Collapse = Literal["l1", "l2", "mean", "std"]
+Norm = Literal["l1", "l2", "mean", "std"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Summaries:
 
     values: dict[tuple[str, int], Floats]
 
-    def collapsed(self, place: tuple[str, int], how: Collapse) -> Floats:
+    def collapsed(self, place: tuple[str, int], how: Norm) -> Floats:
         """Return one number per sample and channel, float64, shape (N, C)."""
         magnitude, mean, square = np.moveaxis(self.values[place], 1, 0)
         result: Floats = {
@@ -96,6 +96,20 @@ class Summaries:
             "std": np.sqrt(np.maximum(square - mean**2, 0.0)),
         }[how]
         return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Contributions:
+    """What each channel adds to sampled outputs of one linear operator.
+
+    Attributes:
+        added: float32, shape (N, R, C): R rows per sample, each one output at one position; the sum
+            over channels is that output but for its bias.
+        outputs: int64, shape (N, R): which output.
+    """
+
+    added: NDArray[np.float32]
+    outputs: NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +124,7 @@ class Statistics:
         random: True when made from random data.
         maps: of some of the samples; None unless asked for.
         summaries: of all samples; None unless asked for.
+        contributions: by index of the linear operator's node; None unless asked for.
     """
 
     samples: int
@@ -119,3 +134,4 @@ class Statistics:
     random: bool = False
     maps: Maps | None = None
     summaries: Summaries | None = None
+    contributions: dict[int, Contributions] | None = None

@@ -15,41 +15,15 @@ is what predicting the mean costs.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.stats import norm
 
 from onnxprune.core.contracts import Floats
 
 Ints = NDArray[np.int64]
-Reference = Literal["full", "current"]
-
 _REFRESH = 64  # removals between exact inverses
 _GROWN = 1e6  # or when the smallest pivot has shrunk by as much
-_NULLS = 8  # shuffled copies of nodes that set what "nothing" looks like
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """What the tests found.
-
-    Attributes:
-        keep: bool, shape (p,).
-        rise: float64, shape (p,): mean held-out loss over the reference when the node was tested.
-        certainty: float64, shape (p,): how sure it is that the loss rises: mean / standard error.
-        order: int64, shape (p,): the order of tests, least informative first.
-        loss: mean held-out loss of all nodes, and after all tests.
-    """
-
-    keep: NDArray[np.bool_]
-    rise: Floats
-    certainty: Floats
-    order: Ints
-    loss: tuple[float, float]
 
 
 def schedule(steps: int = 20) -> Floats:
@@ -77,8 +51,8 @@ class Ridge:
             by_sample: whether losses of samples are asked for; without, a removal costs p (p + q).
         """
         self.by_sample = by_sample
-        self.x, spread = _standard(x)
-        targets, varies = _standard(y)
+        self.x, spread = standard(x)
+        targets, varies = standard(y)
         self.y = targets[:, varies > 0]
         self.open = spread > 0
         self.damping = damping * len(x)
@@ -104,6 +78,11 @@ class Ridge:
     def _pivots(self) -> Floats:
         pivots: Floats = np.diag(self.inverse)[self.open]
         return pivots
+
+    def informativeness(self) -> Floats:
+        """Return what each node alone tells about the targets: mean squared correlation, shape (p,)."""
+        told: Floats = ((self.cross / len(self.x)) ** 2).mean(axis=1)
+        return told
 
     def rises(self) -> Floats:
         """Return the rise of the penalised loss without each node, per sample and target; inf when out."""
@@ -143,88 +122,12 @@ class Ridge:
         self.weights[node] = 0.0
 
 
-def _standard(values: Floats) -> tuple[Floats, Floats]:
+def standard(values: Floats) -> tuple[Floats, Floats]:
     """Return centred columns of unit variance, and the standard deviations; constants become zeros."""
     centred: Floats = np.asarray(values, np.float64) - values.mean(axis=0)
     spread: Floats = centred.std(axis=0)
     spread = np.where(spread > 1e-12 * np.abs(values).max(axis=0, initial=0.0), spread, 0.0)
     return np.where(spread > 0, centred / np.where(spread > 0, spread, 1.0), 0.0), spread
-
-
-def informativeness(ridge: Ridge) -> Floats:
-    """Return what each node alone tells about the targets: mean squared correlation, shape (p,)."""
-    told: Floats = ((ridge.cross / len(ridge.x)) ** 2).mean(axis=1)
-    return told
-
-
-def judged(
-    x: Floats,
-    y: Floats,
-    *,
-    confidence: float = 0.95,
-    tolerance: float = 0.0,
-    reference: Reference = "full",
-    nulls: int = _NULLS,
-    damping: float = 1e-3,
-    seed: int = 0,
-) -> Judged:
-    """Walk the nodes, least informative first, and keep those without which the loss surely rises.
-
-    A node stays if mean(d) - z sd(d) / sqrt(n) > tau: d are held-out loss rises sample by sample
-    over the reference, z the normal quantile of the confidence (a higher one prunes more), tau the
-    rise allowed, and no less than what shuffled copies of nodes reach by chance (mean + 2 standard
-    errors). With many samples every node that tells anything passes any test: then tau decides.
-
-    Args:
-        x: nodes, shape (n, p).
-        y: targets, shape (n, q).
-        confidence: x of the paper, in (0, 1).
-        tolerance: rise of the loss that is allowed; in all, where the reference is "full".
-        reference: the loss of all nodes, which bounds the total rise, or of those left so far.
-        nulls: shuffled copies; 0: tau = 0.
-        damping: of the ridge.
-        seed: of the copies.
-    """
-    ridge = Ridge(x, y, damping)
-    count = x.shape[1]
-    keep, rise, certainty = ridge.open.copy(), np.zeros(count), np.zeros(count)
-    order = np.lexsort((np.arange(count), informativeness(ridge), ridge.open))
-    base = ridge.held_out()
-    start = float(base.mean())
-    tau = max(tolerance, _chance(x, y, nulls, damping, seed))
-    quantile = float(norm.ppf(confidence))
-    for node in order:
-        if not ridge.open[node]:
-            continue  # constant: it tells nothing
-        difference = ridge.held_out(int(node)) - base
-        mean, error = float(difference.mean()), float(difference.std() / np.sqrt(len(x)))
-        rise[node] = mean
-        certainty[node] = (mean - tau) / error if error > 0 else 0.0
-        keep[node] = mean - quantile * error > tau
-        if not keep[node]:
-            ridge.remove(int(node))
-            if reference == "current":
-                base = ridge.held_out()
-    return Judged(keep, rise, certainty, order, (start, float(ridge.held_out().mean())))
-
-
-def _chance(x: Floats, y: Floats, nulls: int, damping: float, seed: int) -> float:
-    """Return the rise that nodes without information reach: mean + 2 standard errors over copies."""
-    if not nulls:
-        return 0.0
-    rng = np.random.default_rng(seed)
-    picked = rng.choice(x.shape[1], nulls)
-    copies = np.stack([rng.permutation(x[:, node]) for node in picked], axis=1)
-    ridge = Ridge(np.concatenate([x, copies], axis=1), y, damping)
-    base = ridge.held_out()
-    rises = [
-        float((ridge.held_out(x.shape[1] + i) - base).mean())
-        for i in range(nulls)
-        if ridge.open[x.shape[1] + i]
-    ]
-    if not rises:
-        return 0.0
-    return float(np.mean(rises) + 2 * np.std(rises) / np.sqrt(len(rises)))
 
 
 def eliminated(x: Floats, y: Floats, *, damping: float = 1e-3) -> tuple[Ints, Floats]:

@@ -1,24 +1,28 @@
 """MIPP: nodes that transfer no entropy to the next layer go (Westphal et al. 2024, arXiv 2411.00147).
 
-Groups are visited from outputs to inputs. In each, TERC tests the nodes against the values of the
-nodes that read them and are still there; a map counts as one number per sample. The estimator is
-ridge regression in closed form (see `_terc`).
+Groups are visited from outputs to inputs. In each, TERC (`_terc`) tests the nodes against the values of
+the nodes that read them and are still there. As in the paper:
+`mipp:estimator=mlp,estimates=5,tolerance=0,nulls=0`, the confidence one of `schedule()`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import CRITERIA, Evidence, Floats, Progress, Ranking, silent
+from onnxprune.core.contracts import CRITERIA, Evidence, Progress, Ranking, silent
 from onnxprune.core.errors import OnnxPruneError
-from onnxprune.core.stats import Collapse, Summaries
+from onnxprune.core.stats import Norm
 
 from ._layers import layer_order
-from ._terc import Judged, Reference, eliminated, judged
+from ._mipp_views import Kept, Sampled, Summarised, View
+from ._terc import Ridge, eliminated, schedule
+from ._terc_walk import Fit, Reference, judged, perceptrons
 
 _FEWEST = 16  # samples
 
@@ -31,104 +35,118 @@ class Mipp:
         confidence: x of the paper: a higher one prunes more.
         tolerance: rise of the held-out loss that is allowed per group, as a share of what predicting
             the mean costs.
-        collapse: how a map becomes one number.
+        estimates: how many estimates the confidence is about (the paper: 5), each the mean over as
+            many parts of the samples; 0: every sample is one.
+        collapse: how a map becomes one number; "patches": what it adds to sampled outputs instead.
         reference: the loss of all nodes, or of those left so far.
         nulls: shuffled nodes that show what chance reaches.
+        under: what ranks under a budget: the "loss" when nodes go one by one, the cheapest first
+            (ridge), or the highest "confidence" of the paper's schedule that a node survives, so
+            that the budget chooses x.
+        estimator: "ridge", in closed form, or "mlp", the paper's networks (needs PyTorch).
         damping: of the ridge.
+        networks, hidden, first, again, ordering: of "mlp": how many networks, the width of their two
+            hidden layers, iterations of the first fit, once a node is masked (the paper: 20 for
+            VGG), and of the fit to a node alone.
     """
 
     confidence: float = 0.95
     tolerance: float = 0.01
-    collapse: Collapse = "l1"
+    estimates: int = 0
+    collapse: Norm | Literal["patches"] = "l1"
     reference: Reference = "full"
     nulls: int = 8
+    under: Literal["loss", "confidence"] = "loss"
+    estimator: Literal["ridge", "mlp"] = "ridge"
     damping: float = 1e-3
-    needs = frozenset({"summaries"})
+    networks: int = 3
+    hidden: int = 256
+    first: int = 1500
+    again: int = 150
+    ordering: int = 35
     comparable = True
     zero_is_least = True
     chooses = True
 
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            OnnxPruneError: naming the setting.
+        """
+        if not 0 < self.confidence < 1:
+            raise OnnxPruneError(f"mipp:confidence={self.confidence}: expected above 0 and below 1")
+        for name, least in (("estimates", 2), ("networks", 2), ("hidden", 1), ("first", 1)):
+            value = getattr(self, name)
+            if value < least and (name, value) != ("estimates", 0):
+                raise OnnxPruneError(f"mipp:{name}={value}: expected {least} or more")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which statistics it reads."""
+        return frozenset({"contributions" if self.collapse == "patches" else "summaries"})
+
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
-        """Return one ranking per group; scores are shares of the targets' variance lost."""
-        summaries = _summaries(evidence)
+        """Return one ranking per group; scores are as `under` says."""
+        view = self._view(evidence)
+        if self.under == "loss" or evidence.quality is not None:
+            return self._pass(self.confidence, view, evidence, progress)
+        passes = [self._pass(x, view, evidence, progress) for x in schedule()]
+        return [_by_confidence(levels) for levels in zip(*passes, strict=True)]
+
+    def _pass(
+        self, confidence: float, view: View, evidence: Evidence, progress: Progress
+    ) -> list[Ranking]:
+        """Go through all groups once; scores are shares of the targets' variance lost."""
         groups = evidence.analysis.groups
         found: dict[int, Ranking] = {}
+        kept: dict[int, NDArray[np.bool_]] = {}
         for done, number in enumerate(reversed(layer_order(evidence.analysis))):
-            kept = {n: ranking.keep for n, ranking in found.items() if ranking.keep is not None}
-            x = nodes(groups[number], summaries, self.collapse)
-            y = self._targets(number, evidence, summaries, kept)
-            name = f"{number}-{'-'.join(str(k.sum()) for k in kept.values())}"
-            held = evidence.memo(f"mipp-{name}", lambda x=x, y=y: self._arrays(x, y, evidence.seed))  # type: ignore[misc]
+            make = partial(self._arrays, number, kept, view, confidence, evidence.seed)
+            held = evidence.memo(f"mipp-{number}-{1 - confidence:.3e}", make)
             found[number] = _ranking(held)
-            progress("mipp", done + 1, len(groups))
+            kept[number] = np.asarray(found[number].keep)
+            progress(f"mipp, {confidence:.4%} sure", done + 1, len(groups))
         return [found[number] for number in range(len(groups))]
 
-    def _targets(
-        self,
-        number: int,
-        evidence: Evidence,
-        summaries: Summaries,
-        kept: dict[int, NDArray[np.bool_]],
-    ) -> Floats:
-        """Return what the nodes shall tell about, shape (n, q).
-
-        For each operator that reads them: the nodes of the group that it writes, as they are read in
-        turn, where that operator alone writes them; its own output, without channels that are gone,
-        where it writes into a sum or out of the model.
-        """
-        analysis = evidence.analysis
-        writers: dict[str, list[int]] = {}
-        for other, group in enumerate(analysis.groups):
-            for member in group.members:
-                if member.role == "produces":
-                    writers.setdefault(member.tensor, []).append(other)
-        parts = []
-        for reader in analysis.groups[number].readers:
-            linear = reader.linear
-            written = [n for n in writers.get(linear.weight, []) if n != number]
-            place = (linear.y, linear.y_axis)
-            if written and linear.y not in analysis.sums:
-                for other in written:
-                    values = nodes(analysis.groups[other], summaries, self.collapse)
-                    parts.append(values[:, kept[other]] if other in kept else values)
-            elif place in summaries.values:
-                parts.append(summaries.collapsed(place, self.collapse))
-        rows = len(next(iter(summaries.values.values()), ()))
-        return np.concatenate([np.empty((rows, 0)), *parts], axis=1)
-
-    def _arrays(self, x: Floats, y: Floats, seed: int) -> dict[str, NDArray[np.generic]]:
+    def _arrays(
+        self, number: int, kept: Kept, view: View, confidence: float, seed: int
+    ) -> dict[str, NDArray[np.generic]]:
         """Test and rank the nodes of one group."""
-        result: Judged = judged(
-            x, y, confidence=self.confidence, tolerance=self.tolerance, reference=self.reference,
-            nulls=self.nulls, damping=self.damping, seed=seed,
+        seen = view.seen(number, kept)
+        pools = seen.samples % self.estimates if self.estimates else seen.samples
+        result = judged(
+            seen.nodes, seen.targets, fit=self._fit(seed), pools=pools,
+            confidence=confidence, tolerance=self.tolerance, reference=self.reference,
+            nulls=self.nulls, seed=seed,
         )  # fmt: skip
-        order, rise = eliminated(x, y, damping=self.damping)
+        order, rise = eliminated(seen.nodes, seen.targets, damping=self.damping)
         return {
             "keep": result.keep, "rise": result.rise, "certainty": result.certainty,
             "order": result.order, "loss": np.array(result.loss), "scores": rise, "gone": order,
         }  # fmt: skip
 
+    def _fit(self, seed: int) -> Fit:
+        """Return what fits a predictor to nodes and targets."""
+        if self.estimator == "ridge":
+            return partial(Ridge, damping=self.damping)
+        return perceptrons(
+            seed, networks=self.networks, hidden=self.hidden, first=self.first, again=self.again,
+            ordering=self.ordering,
+        )  # fmt: skip
 
-def nodes(group: Group, summaries: Summaries, how: Collapse) -> Floats:
-    """Return one number per sample and unit, where its readers read it: float64, shape (n, U)."""
-    total: Floats | float = 0.0
-    places = {(r.linear.x, r.linear.x_axis): r.index for r in group.readers}
-    for place, index in places.items():
-        if place in summaries.values:
-            total = total + summaries.collapsed(place, how)[:, index].sum(axis=2)
-    if isinstance(total, float):
-        rows = len(next(iter(summaries.values.values()), ()))
-        return np.zeros((rows, len(group)))
-    return total
-
-
-def _summaries(evidence: Evidence) -> Summaries:
-    summaries = evidence.required().summaries
-    if summaries is None or evidence.required().samples < _FEWEST:
-        raise OnnxPruneError(
-            f"'mipp' needs at least {_FEWEST} samples, found {evidence.required().samples}: give more --data"
-        )
-    return summaries
+    def _view(self, evidence: Evidence) -> View:
+        """Return what nodes are seen as."""
+        statistics = evidence.required()
+        if statistics.samples < _FEWEST:
+            raise OnnxPruneError(
+                f"'mipp' needs at least {_FEWEST} samples, found {statistics.samples}: give more --data"
+            )
+        if self.collapse == "patches":
+            assert statistics.contributions is not None  # it is what `needs` names
+            return Sampled(evidence.analysis, statistics.contributions)
+        assert statistics.summaries is not None
+        return Summarised(evidence.analysis, statistics.summaries, self.collapse)
 
 
 def _ranking(held: dict[str, NDArray[np.generic]]) -> Ranking:
@@ -141,6 +159,14 @@ def _ranking(held: dict[str, NDArray[np.generic]]) -> Ranking:
         name: np.asarray(held[name], np.float64) for name in ("rise", "certainty", "order", "loss")
     }
     return Ranking(scores, keep, curves)
+
+
+def _by_confidence(levels: Sequence[Ranking]) -> Ranking:
+    """Return scores that put a node below all that survive more levels; else losses decide."""
+    last = levels[-1]
+    survived = np.sum([np.asarray(ranking.keep) for ranking in levels], axis=0)
+    place = np.argsort(np.argsort(last.scores, kind="stable"), kind="stable") / len(last.scores)
+    return dataclasses.replace(last, scores=1000.0 ** (survived - len(levels)) * (1 + place))
 
 
 CRITERIA.register("mipp")(Mipp())
