@@ -63,7 +63,12 @@ def test_removals_one_by_one_equal_a_refit() -> None:
 
     np.testing.assert_allclose(ridge.weights[left], weights, rtol=1e-8, atol=1e-11)
     assert not ridge.weights[order].any()
-    np.testing.assert_allclose(ridge.residual, ys - xs[:, left] @ weights, atol=1e-10)
+    squares = ((ys - xs[:, left] @ weights) ** 2).sum(axis=1)
+    np.testing.assert_allclose(ridge.squares, squares, atol=1e-9)
+    fresh = Ridge(x[:, left], y, 1e-3)
+    np.testing.assert_allclose(ridge.held_out(), fresh.held_out(), rtol=1e-9)
+    for place, node in enumerate(left):
+        np.testing.assert_allclose(ridge.held_out(int(node)), fresh.held_out(place), rtol=1e-8)
 
 
 def test_held_out_losses_are_those_of_fits_without_the_sample() -> None:
