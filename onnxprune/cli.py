@@ -78,6 +78,13 @@ def prune(
     params: opt.Params = None,
     size: opt.Size = None,
     ratio: opt.Ratio = None,
+    max_drop: opt.MaxDrop = None,
+    metric: opt.Metric = None,
+    by: opt.By = "macs",
+    confidence: opt.Confidence = 0.95,
+    trials: opt.Trials = 7,
+    judge: opt.Judge = None,
+    judge_samples: opt.JudgeSamples = 4096,
     drop_block: opt.DropBlock = None,
     data: opt.DataText = None,
     preprocess: opt.Preprocess = None,
@@ -107,12 +114,13 @@ def prune(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
 ) -> None:
-    """Remove channels from a model until it meets a budget; repair, prove and write it."""
+    """Remove channels from a model until it meets a budget, or as many as lose no more than allowed."""
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
         report = api.prune(
             model, output, data=data, preprocess=preprocess, labels=labels, samples=samples,
             criterion=criterion, repair=repair, macs=macs, params=params, size=size, ratio=ratio,
-            drop_block=tuple(drop_block or ()), scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
+            max_drop=max_drop, metric=metric, by=by, confidence=confidence, trials=trials, judge=judge,  # type: ignore[arg-type]  # checked by PruneRequest
+            judge_samples=judge_samples, drop_block=tuple(drop_block or ()), scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
             round_to=round_to, keep=tuple(keep or ()), floor=floor, ridge=ridge, rows=rows,
             unlock=tuple(unlock or ()), keep_rows=keep_rows, keep_classes=keep_classes,
             keep_features=keep_features,

@@ -50,6 +50,44 @@ Ratio = Annotated[
     typer.Option(help="Share of the removable units to remove.", rich_help_panel=_BUDGET),
 ]
 
+_SEARCH = "Search, in place of a budget"
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        help="Remove as much as loses at most this, such as 1%; 0: nothing but rounding may change.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="The drop is of accuracy (default with --labels), agreement (else) or error.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+By = Annotated[str, typer.Option(help="Make least: macs, params or size.", rich_help_panel=_SEARCH)]
+Confidence = Annotated[
+    float,
+    typer.Option(
+        help="How sure the true drop is within; 0.5: as measured.", rich_help_panel=_SEARCH
+    ),
+]
+Trials = Annotated[
+    int, typer.Option(help="Try at most so many compressions.", rich_help_panel=_SEARCH)
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        help="Samples that judge, best such as the model was not trained on; default: those of "
+        "--data beyond --samples.",
+        metavar="DATA",
+        rich_help_panel=_SEARCH,
+    ),
+]
+JudgeSamples = Annotated[
+    int, typer.Option(help="Judge by at most so many samples.", rich_help_panel=_SEARCH)
+]
+
 _DATA_HELP = "Inputs: .npz or .npy files, a folder of images, module:function, or random."
 DataText = Annotated[str | None, typer.Option("--data", help=_DATA_HELP, rich_help_panel=_DATA)]
 NeededData = Annotated[str, typer.Option("--data", help=_DATA_HELP, rich_help_panel=_DATA)]

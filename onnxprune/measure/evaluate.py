@@ -36,6 +36,21 @@ class Accuracy:
 
 
 @dataclasses.dataclass(frozen=True)
+class Turned:
+    """Answers that are not what they were.
+
+    Attributes:
+        samples: how many were compared.
+        lost: as they should be for the reference, and no longer for the model.
+        gained: the other way round.
+    """
+
+    samples: int
+    lost: int
+    gained: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What a model does on samples.
 
@@ -47,6 +62,10 @@ class Evaluation:
             no output is one score per class.
         errors: per output |y - r|_2 / |r|_2 over all samples against the reference r; for outputs
             that are not floating point the share of values that differ; inf when shapes differ.
+        spreads: per output the standard error of the square of that error, over samples (over runs
+            where the first axis of an output is not the samples).
+        right: answers against the labels, model and reference; None without either.
+        same: answers against the reference's: what is lost differs; None without scores per class.
     """
 
     samples: int
@@ -54,6 +73,9 @@ class Evaluation:
     reference: Accuracy | None = None
     agreement: float | None = None
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
+    spreads: dict[str, float] = dataclasses.field(default_factory=dict)
+    right: Turned | None = None
+    same: Turned | None = None
 
     @property
     def error(self) -> float | None:
@@ -90,36 +112,28 @@ def evaluate(
         raise DataError("there are no samples to evaluate on: give at least one")
     if reference is not None:
         _refuse_other_faces(session, reference)
-    hits, hits_reference, faces = _Hits(), _Hits(), interface or Interface()
-    same = done = 0
-    distances: dict[str, _Distance] = {}
+    tally, faces, done = _Tally(), interface or Interface(), 0
     size = samples.batch or _batch_size(session, samples)
     for batch in samples.batches(size):
         count = min(size, samples.count - done)
         outputs = session.run(faces.feeds(batch))
         scores = _scores(outputs.values(), count)
         truth = None if labels is None else _labels(batch, labels, scores, outputs, faces)
-        if truth is not None and scores is not None:
-            hits.add(scores, truth)
+        right = None if truth is None or scores is None else tally.model.add(scores, truth)
         if reference is not None:
             expected = faces.outputs(reference.run(batch))
             other = _scores(expected.values(), count)
-            if truth is not None and other is not None:
-                hits_reference.add(other, truth)
+            if right is not None and truth is not None and other is not None:
+                tally.right.add(tally.reference.add(other, truth), right)
             if scores is not None and other is not None:
-                same += int((scores.argmax(1) == other.argmax(1)).sum())
+                same = scores.argmax(1) == other.argmax(1)
+                tally.same.add(np.ones_like(same), same)
             for name in outputs:
-                distances.setdefault(name, _Distance()).add(outputs[name], expected[name])
+                distance = tally.distances.setdefault(name, _Distance())
+                distance.add(outputs[name], expected[name], count)
         done += count
         progress("evaluating", done, samples.count)
-    classed = reference is not None and scores is not None
-    return Evaluation(
-        samples=done,
-        accuracy=hits.result(),
-        reference=hits_reference.result(),
-        agreement=same / done if classed else None,
-        errors={name: distance.result() for name, distance in distances.items()},
-    )
+    return tally.result(done)
 
 
 def _refuse_other_faces(session: Session, reference: Session) -> None:
@@ -192,13 +206,16 @@ class _Hits:
     five: int = 0
     classes: int = 0
 
-    def add(self, scores: Array, labels: Array) -> None:
+    def add(self, scores: Array, labels: Array) -> Array:
+        """Count; return which answers are right, bool, one per label that is a class."""
         scores, labels = scores[labels >= 0], labels[labels >= 0]
         best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        right: Array = best[:, 0] == labels
         self.samples += len(labels)
-        self.first += int((best[:, 0] == labels).sum())
+        self.first += int(right.sum())
         self.five += int((best == labels[:, None]).any(axis=1).sum())
         self.classes = scores.shape[1]
+        return right
 
     def result(self) -> Accuracy | None:
         if not self.samples:
@@ -208,33 +225,83 @@ class _Hits:
 
 
 @dataclasses.dataclass
+class _Pairs:
+    """Counts answers that turned."""
+
+    samples: int = 0
+    lost: int = 0
+    gained: int = 0
+
+    def add(self, before: Array, after: Array) -> None:
+        self.samples += len(before)
+        self.lost += int((before & ~after).sum())
+        self.gained += int((~before & after).sum())
+
+    def result(self) -> Turned | None:
+        return Turned(self.samples, self.lost, self.gained) if self.samples else None
+
+
+@dataclasses.dataclass
 class _Distance:
-    """Sums up how far one output is from the reference's."""
+    """Sums up how far one output is from the reference's, and the spread of that over samples."""
 
-    difference: float = 0.0
-    size: float = 0.0
     floating: bool = True
+    broken: bool = False  # other shapes, or values that are not finite on one side only
+    sums: Array = dataclasses.field(default_factory=lambda: np.zeros((2, 2)))
+    totals: Array = dataclasses.field(default_factory=lambda: np.zeros(2))
 
-    def add(self, output: Any, reference: Any) -> None:
+    def add(self, output: Any, reference: Any, count: int) -> None:
         value, expected = np.asarray(output), np.asarray(reference)
         self.floating = value.dtype.kind in "fV"  # V: bfloat16
         if value.shape != expected.shape:
-            self.difference = float("inf")
-        elif self.floating:
-            self._add(value.astype(np.float64), expected.astype(np.float64))
+            self.broken = True
+            return
+        rows = count if value.ndim and len(value) == count else 1
+        if self.floating:
+            value, expected = value.astype(np.float64), expected.astype(np.float64)
+            finite = np.isfinite(expected)
+            self.broken |= bool((finite != np.isfinite(value)).any())
+            difference = np.where(finite, value - expected, 0.0) ** 2
+            sizes = np.where(finite, expected, 0.0) ** 2
         else:
-            self.difference += float((value != expected).sum())
-        self.size += float(value.size) if not self.floating else 0.0
+            difference, sizes = (value != expected).astype(np.float64), np.ones(value.shape)
+        pairs = np.stack([a.reshape(rows, -1).sum(axis=1) for a in (difference, sizes)])
+        self.totals += pairs.sum(axis=1)
+        self.sums += pairs @ pairs.T
 
-    def _add(self, value: Array, expected: Array) -> None:
-        finite = np.isfinite(expected)
-        if (finite != np.isfinite(value)).any():
-            self.difference = float("inf")
-        self.difference += float(((value - expected)[finite] ** 2).sum())
-        self.size += float((expected[finite] ** 2).sum())
+    def result(self) -> tuple[float, float]:
+        """Return the error, and the standard error of its square."""
+        difference, size = self.totals
+        if self.broken or (difference and not size):
+            return float("inf"), float("inf")
+        if difference == 0:
+            return 0.0, 0.0
+        ratio = float(difference / size)
+        apart = np.array([1.0, -ratio])  # of each sample: what it adds beyond its share
+        spread = float(np.sqrt(max(apart @ self.sums @ apart, 0.0)) / size)
+        return (float(np.sqrt(ratio)), spread) if self.floating else (ratio, 2 * ratio * spread)
 
-    def result(self) -> float:
-        if self.difference == 0:
-            return 0.0
-        ratio = self.difference / self.size if self.size else float("inf")
-        return float(np.sqrt(ratio)) if self.floating else ratio
+
+@dataclasses.dataclass
+class _Tally:
+    """Everything that is counted over batches."""
+
+    model: _Hits = dataclasses.field(default_factory=_Hits)
+    reference: _Hits = dataclasses.field(default_factory=_Hits)
+    right: _Pairs = dataclasses.field(default_factory=_Pairs)
+    same: _Pairs = dataclasses.field(default_factory=_Pairs)
+    distances: dict[str, _Distance] = dataclasses.field(default_factory=dict)
+
+    def result(self, samples: int) -> Evaluation:
+        same = self.same.result()
+        found = {name: distance.result() for name, distance in self.distances.items()}
+        return Evaluation(
+            samples=samples,
+            accuracy=self.model.result(),
+            reference=self.reference.result(),
+            agreement=None if same is None else (same.samples - same.lost) / same.samples,
+            errors={name: error for name, (error, _) in found.items()},
+            spreads={name: spread for name, (_, spread) in found.items()},
+            right=self.right.result(),
+            same=same,
+        )

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.analysis import Mask
-from ..core.contracts import Criterion, Evidence, Repair
+from ..core.contracts import Criterion, Evidence, Ranking, Repair
 from ..core.errors import BudgetError, OnnxPruneError
+from ..core.graph import Graph
 from ..core.stats import Statistics
 from ..core.threads import blas_threads
 from ..files.store import digest
 from ..measure.clock import Clock
+from ..measure.drop import Search
 from ..plan import Settings, Step, mask_of, read_plan
+from ..selection.budget import Budget
 from ..selection.select import as_listed, check, follow, select
 from .collect import collect
 from .depth import remaining
@@ -42,6 +45,8 @@ class Decision:
         evidence: what the criterion looked at; the repair looks at it too.
         scores: per group float64, shape (U,); empty when a plan decided.
         notes: what the user should know.
+        search: that found the budget; None if the user gave it.
+        repaired: what a search has repaired already.
     """
 
     mask: Mask
@@ -51,6 +56,8 @@ class Decision:
     evidence: Evidence
     scores: tuple[Floats, ...] = ()
     notes: tuple[str, ...] = ()
+    search: Search | None = None
+    repaired: Graph | None = None
 
 
 def decide(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
@@ -69,36 +76,73 @@ def decide(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
         budget = remaining(budget, subject.whole, subject.cost)
     if subject.depth is not None and budget is None and not request.scoring[1].chooses:
         return _blocks_alone(request, subject)
-    name, criterion = request.scoring
     if budget is not None:
         check(subject.cost, budget, request.options)
+    return chosen(request, subject, ranked(request, subject, clock), budget, clock)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """What is known before a budget: it serves any number of them.
+
+    Attributes:
+        criterion, repair: name and object.
+        evidence: what the criterion looked at; the repair looks at it too.
+        rankings: one per group.
+    """
+
+    criterion: tuple[str, Criterion]
+    repair: tuple[str, Repair]
+    evidence: Evidence
+    rankings: list[Ranking]
+
+
+def ranked(request: PruneRequest, subject: Subject, clock: Clock) -> Ranked:
+    """Run the calibration and let the criterion rank all units.
+
+    Raises:
+        OnnxPruneError: if criterion or repair need samples and there are none.
+    """
+    name, criterion = request.scoring
     _refuse_without_samples("criterion", name, criterion, subject, "choose l1, l2, fpgm or random")
     repair = request.repairing
     _refuse_without_samples("repair", *repair, subject, "choose none")
     evidence = _evidence(request, subject, criterion.needs | repair[1].needs, clock)
     with clock("score"), blas_threads(subject.analysis):
         rankings = rankings_of(criterion, _helped(evidence, request, subject), request.progress)
+    return Ranked((name, criterion), repair, evidence, rankings)
+
+
+def chosen(
+    request: PruneRequest, subject: Subject, known: Ranked, budget: Budget | None, clock: Clock
+) -> Decision:
+    """Choose what goes under a budget; None: what the criterion itself would let go.
+
+    Raises:
+        BudgetError: if the budget is out of reach, or nothing goes.
+    """
+    (name, criterion), rankings = known.criterion, known.rankings
     scores = [ranking.scores for ranking in rankings]
     asked = budget.asked if budget else f"criterion '{name}'"
     with clock("select"):
         if budget is None:
-            chosen = follow(subject.cost, rankings, request.options)
+            found = follow(subject.cost, rankings, request.options)
         else:
-            chosen = select(
+            found = select(
                 subject.cost,
                 scores,
                 budget,
                 request.options,
                 comparable=criterion.comparable,
             )
-    if not len(chosen.units):
+    if not len(found.units):
         raise BudgetError(f"{asked} removes nothing: lower --round-to, or ask for more")
     return Decision(
-        mask=subject.analysis.mask(chosen.units),
+        mask=subject.analysis.mask(found.units),
         criterion=Step(name, settings_of(criterion)),
         selection={"budget": _with_blocks(asked, request)} | dataclasses.asdict(request.options),
-        repair=repair,
-        evidence=evidence,
+        repair=known.repair,
+        evidence=known.evidence,
         scores=tuple(scores),
         notes=tuple(dict.fromkeys(note for ranking in rankings for note in ranking.notes)),
     )
@@ -184,7 +228,9 @@ def _evidence(
                 subject.analysis, subject.calibration, needs, rows=request.rows,
                 provider=request.provider, seed=request.seed, progress=request.progress,
             )  # fmt: skip
-    return Evidence(subject.analysis, statistics, request.seed, request.labels)
+    samples = subject.calibration
+    known = request.labels if samples is not None and request.labels in samples.extra else None
+    return Evidence(subject.analysis, statistics, request.seed, known)
 
 
 def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evidence:
@@ -194,14 +240,14 @@ def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evid
         return evidence
     name, criterion = request.scoring
     quality = None
-    if criterion.chooses and request.budget is None:
+    if criterion.chooses and not request.bounded:
         quality = Quality(subject.analysis, samples, request.labels, request.provider)
     memo = evidence.memo
     if request.work is not None:
         decided_by = {
             "model": digest(subject.path), "data": samples.digest, "samples": samples.count,
             "criterion": name, "settings": settings_of(criterion), "seed": request.seed,
-            "labels": request.labels, "budget": request.budget and request.budget.asked,
+            "labels": request.labels, "budget": request.bounded,
             "blocks": request.dropped,
             "format": _MEMORY,
         }  # fmt: skip

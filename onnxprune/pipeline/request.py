@@ -6,19 +6,32 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from ..core.configured import configured
 from ..core.contracts import CRITERIA, REPAIRS, Criterion, Progress, Repair, silent
-from ..core.errors import BudgetError, OnnxPruneError
+from ..core.errors import BudgetError, DataError, OnnxPruneError
 from ..discover import discover
+from ..measure.drop import Metric, read_share
 from ..providers import provider_named
 from ..selection.budget import Budget, Normalise, Options, Scope
 from ..structure.unlock import Positions, Unlock, unlocks
 from .samples import Data
 
+By = Literal["macs", "params", "size"]
 _BUDGETS = ("macs", "params", "size", "ratio")
 _DECIDING = ("criterion", "unlock", "drop_block")  # which a plan does
+_CHOICES = {"scope": Scope, "normalise": Normalise, "metric": Metric, "by": By}
+_LEAST = {"samples": 1, "rows": 1, "seed": 0, "ridge": 0, "trials": 1, "judge_samples": 1}
+_MOST_TRIALS = 20  # a millionth of the way
+_SEARCHING = (
+    "metric",
+    "by",
+    "confidence",
+    "trials",
+    "judge",
+    "judge_samples",
+)  # by --max-drop only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +51,20 @@ class PruneRequest:
         repair: how what is left is refitted, written alike; None: "sequential" with data, else "none".
         macs, params, size, ratio: the budget, one of them (see `Budget.parse`); none is needed when
             the criterion chooses by itself.
+        max_drop: in place of a budget: the drop that is allowed, as "1%" or 0.01. The largest
+            compression that holds it is searched; 0: only what changes nothing but rounding goes.
+        metric: what the drop is of: "accuracy" (share of right answers, needs labels), "agreement" (share
+            of the original's answers) or "error" (relative output error); None: accuracy with labels,
+            else agreement.
+        by: what the search makes least: "macs", "params" or "size".
+        confidence: that the true drop is within the limit, judged on samples that nothing else has
+            seen; 0.5 takes the drop on those samples as it is.
+        trials: at most so many compressions are tried: the result is within 1 / 2^trials of the
+            largest that would hold.
+        judge: samples that judge each trial, written as `data`; None: those of `data` beyond
+            `samples`. Best are samples that the model was not trained on: on those it was, it
+            answers with more margin, and loses less.
+        judge_samples: at most so many.
         drop_block: names or patterns of blocks (see `inspect`) that are left out whole, before
             channels are chosen; without a budget nothing else goes. Scores and repair look at what
             remains without them.
@@ -71,6 +98,13 @@ class PruneRequest:
     params: float | str | None = None
     size: float | str | None = None
     ratio: float | str | None = None
+    max_drop: float | str | None = None
+    metric: Metric | None = None
+    by: By = "macs"
+    confidence: float = 0.95
+    trials: int = 7
+    judge: Data | None = None
+    judge_samples: int = 4096
     drop_block: tuple[str, ...] | str = ()
     scope: Scope | None = None
     normalise: Normalise | None = None
@@ -101,20 +135,22 @@ class PruneRequest:
         """
         discover()
         object.__setattr__(self, "provider", provider_named(self.provider))
-        for name, known in (("scope", get_args(Scope)), ("normalise", get_args(Normalise))):
-            value = getattr(self, name)
+        for name, kind in _CHOICES.items():
+            value, known = getattr(self, name), get_args(kind)
             if value is not None and value not in known:
                 raise OnnxPruneError(f"--{name} '{value}': expected one of {', '.join(known)}")
-        for name, least in (("samples", 1), ("rows", 1), ("seed", 0), ("ridge", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if not value >= least:
-                raise OnnxPruneError(f"--{name} {value}: expected at least {least}")
-        given = [name for name in _BUDGETS if getattr(self, name) is not None]
+                option = name.replace("_", "-")
+                raise OnnxPruneError(f"--{option} {value}: expected at least {least}")
+        given = [name for name in (*_BUDGETS, "max_drop") if getattr(self, name) is not None]
         decided = [*given, *(n for n in _DECIDING if getattr(self, n))]
         if self.plan is not None and decided:
             first = decided[0].replace("_", "-")
             raise BudgetError(f"--plan decides what goes: leave out --{first}")
         _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
+        self._check_search()
         alone = self.only_lists or self.only_blocks
         least = 0 if self.plan is not None or self.scoring[1].chooses or alone else 1
         if self.only_lists and self.criterion is not None:
@@ -123,10 +159,42 @@ class PruneRequest:
                 "give a budget too, or leave it out"
             )
         if not least <= len(given) <= 1:
-            found = " and ".join(f"--{name}" for name in given) or "none"
+            found = " and ".join(f"--{name.replace('_', '-')}" for name in given) or "none"
             raise BudgetError(
-                f"expected one budget of --macs, --params, --size, --ratio, found {found}"
+                "expected one budget of --macs, --params, --size, --ratio, or --max-drop, "
+                f"found {found}"
             )
+
+    def _check_search(self) -> None:
+        """Refuse what makes no sense of a search."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if self.max_drop is None:
+            for name in _SEARCHING:
+                if getattr(self, name) != defaults[name]:
+                    option = name.replace("_", "-")
+                    raise OnnxPruneError(f"--{option} is of use with --max-drop only: leave it out")
+            return
+        _ = self.allowed
+        if self.data is None:
+            raise DataError("--max-drop needs samples to judge by: give --data")
+        if not 0.5 <= self.confidence < 1:
+            raise OnnxPruneError(
+                f"--confidence {self.confidence}: expected from 0.5 (as measured) to below 1"
+            )
+        if self.trials > _MOST_TRIALS:
+            raise OnnxPruneError(f"--trials {self.trials}: expected at most {_MOST_TRIALS}")
+        if self.metric == "accuracy" and self.labels is None:
+            raise DataError("--metric accuracy needs --labels: name them, or choose agreement")
+
+    @property
+    def allowed(self) -> float:
+        """The drop that a search may come to, as a share."""
+        return read_share(self.max_drop or 0.0)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether something other than the criterion says how much goes."""
+        return self.budget is not None or self.max_drop is not None
 
     @property
     def budget(self) -> Budget | None:
@@ -148,7 +216,7 @@ class PruneRequest:
     def only_lists(self) -> bool:
         """Whether what goes follows from lists of what to keep alone."""
         is_listed = any(unlock.keep is not None for unlock in self.unlocked)
-        return is_listed and self.budget is None and not self.scoring[1].chooses
+        return is_listed and not self.bounded and not self.scoring[1].chooses
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -158,7 +226,7 @@ class PruneRequest:
     @property
     def only_blocks(self) -> bool:
         """Whether blocks are left out and nothing else."""
-        more = self.budget is not None or self.scoring[1].chooses or self.only_lists
+        more = self.bounded or self.scoring[1].chooses or self.only_lists
         return bool(self.dropped) and not more
 
     @property

@@ -13,14 +13,13 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.contracts import SURGERIES, RepairTask
+from ..core.contracts import SURGERIES
 from ..core.errors import UnknownOperatorError
 from ..core.external import INLINE_LIMIT, weight_bytes
 from ..core.graph import Graph
 from ..core.interface import interface_of
 from ..core.quantised import quantised_weights
 from ..core.runtime import Session
-from ..core.threads import blas_threads
 from ..files.store import digest, save
 from ..measure import latency
 from ..measure.clock import Clock
@@ -41,6 +40,8 @@ from ..plan import (
 from ..proof.prove import Proof, check_model, prove, worst
 from ..show.report import PruneReport, widths_of
 from .decide import Decision, decide, settings_of
+from .guarded import guarded
+from .repair import repair
 from .request import PruneRequest
 from .study import Subject, study
 
@@ -58,12 +59,12 @@ def prune(request: PruneRequest) -> PruneReport:
     """
     clock = Clock(request.progress)
     subject = study(request, clock)
-    decision = decide(request, subject, clock)
+    decision = (decide if request.max_drop is None else guarded)(request, subject, clock)
     if request.dry_run:
         write_plan(_plan(request, subject, decision), request.plan_target)
         return _report(request, subject, decision, clock)
     pruned, proof = _cut(request, subject, decision, clock)
-    repaired = _repair(request, subject, decision, pruned, clock)
+    repaired = repair(request, subject, decision, pruned, clock)
     evaluation, times = _compare(request, subject, decision, repaired, clock)
     plan = _plan(request, subject, decision, pruned, proof)
     with clock("write"):
@@ -94,23 +95,6 @@ def _cut(
         if pruned is not subject.graph:
             steps.append(prove(subject.graph, decision.mask, pruned, batches))
     return pruned, worst(steps)
-
-
-def _repair(
-    request: PruneRequest, subject: Subject, decision: Decision, pruned: Graph, clock: Clock
-) -> Graph:
-    """Refit what is left."""
-    task = RepairTask(
-        decision.mask,
-        pruned,
-        decision.evidence,
-        subject.calibration,
-        request.ridge,
-        request.rows,
-        request.progress,
-    )
-    with clock("repair"), blas_threads(subject.analysis):
-        return decision.repair[1].apply(task)
 
 
 def _compare(
@@ -177,9 +161,9 @@ def _plan(
     pruned: Graph | None = None,
     proof: Proof | None = None,
 ) -> Plan:
-    samples, (name, repair) = subject.calibration, decision.repair
+    samples, (name, used) = subject.calibration, decision.repair
     settings = (
-        {"ridge": request.ridge, "rows": request.rows, **settings_of(repair)}
+        {"ridge": request.ridge, "rows": request.rows, **settings_of(used)}
         if name != "none"
         else {}
     )
@@ -230,6 +214,7 @@ def _report(
         proof=proof,
         evaluation=evaluation,
         latency=times,
+        search=decision.search,
         seconds=clock.seconds,
         notes=(
             *decision.notes,

@@ -22,7 +22,7 @@ from ..structure.dependency import analyse
 from ..structure.unlock import Unlock
 from .depth import depth_mask
 from .request import PruneRequest
-from .samples import open_samples
+from .samples import Data, open_samples
 
 _CHECKED_AT_ONCE = 64  # samples
 _HELD_OUT = 512  # samples: enough to see an agreement to half a percent
@@ -122,21 +122,37 @@ def _split(
         if request.labels is not None:
             raise DataError(f"--labels '{request.labels}' needs --data")
         return None, None
+    own = request.judge is None  # what is held out is of the same data
+    spare = _HELD_OUT if request.max_drop is None else request.judge_samples
+    samples = _opened(request, graph, analysis, request.data, request.samples + own * spare)
+    step = samples.batch or 1
+    if request.judge is not None:
+        judges = _opened(request, graph, analysis, request.judge, request.judge_samples)
+        _refuse_without_labels(request, judges)
+        return samples.part(0, max(request.samples // step, 1) * step), judges
+    _refuse_without_labels(request, samples)
+    if request.max_drop is None:
+        held_out = min(_HELD_OUT, samples.count // 4) // step * step
+    else:  # whatever calibration leaves, at least half, is there to judge by
+        left = samples.count - min(request.samples, samples.count // 2)
+        held_out = min(request.judge_samples, left) // step * step
+    count = min(max(request.samples // step, 1) * step, samples.count - held_out)
+    return samples.part(0, count), samples.part(count, count + held_out) if held_out else None
+
+
+def _opened(
+    request: PruneRequest, graph: Graph, analysis: Analysis, data: Data, limit: int
+) -> Samples:
     samples = open_samples(
-        request.data,
-        graph,
-        limit=request.samples + _HELD_OUT,
-        seed=request.seed,
-        preprocess=request.preprocess,
+        data, graph, limit=limit, seed=request.seed, preprocess=request.preprocess
     )
+    return _of_kept_ids(samples, analysis)
+
+
+def _refuse_without_labels(request: PruneRequest, samples: Samples) -> None:
     if request.labels is not None and request.labels not in samples.extra:
         keys = ", ".join(f"'{key}'" for key in samples.extra) or "inputs of the model only"
         raise DataError(f"--labels '{request.labels}': the data has no such key; it has {keys}")
-    samples = _of_kept_ids(samples, analysis)
-    step = samples.batch or 1
-    held_out = min(_HELD_OUT, samples.count // 4) // step * step
-    count = min(max(request.samples // step, 1) * step, samples.count - held_out)
-    return samples.part(0, count), samples.part(count, count + held_out) if held_out else None
 
 
 def _of_kept_ids(samples: Samples, analysis: Analysis) -> Samples:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..demo import Demo
+from ..measure.drop import Search
 from ..measure.evaluate import Accuracy, Evaluation
 from ..measure.latency import Latency
 from ..plan import Change, PlannedFace
@@ -44,7 +45,37 @@ def prune_report(report: PruneReport, *, every: bool = False) -> RenderableType:
     title = f"[bold]{escape(report.model.name)}[/]: {escape(report.asked)}, {report.criterion}, {repair}"
     figures = _table("", "before", "after", "", rows=_figures(report))
     widths = [_widths(report, every=every)] if report.criterion != "blocks" else []
-    return Lines(title, *_left_out(report), *widths, figures, *_findings(report))
+    trials = [] if report.search is None else [_trials(report, report.search)]
+    return Lines(title, *_left_out(report), *widths, *trials, figures, *_findings(report))
+
+
+def _trials(report: PruneReport, search: Search) -> Table:
+    """Return what was tried for a limit, from mild to strong."""
+    macs, params = report.figures["macs"].before, report.figures["params"].before
+    numbered = sorted(enumerate(search.trials), key=lambda pair: -pair[1].asked)
+    rows = [
+        (
+            "written" if number == search.chosen else "holds" if t.drop.holds else "too much",
+            f"{t.macs / macs:.1%}",
+            f"{t.params / params:.1%}",
+            share(t.drop.value),
+            share(t.drop.bound),
+        )
+        for number, t in numbered
+    ]
+    return _table("trial", "MACs", "parameters", f"{search.metric} lost", "at most", rows=rows)
+
+
+def _guarded(search: Search) -> str:
+    """Say what a search found, and how sure that is."""
+    made = f"{len(search.trials)} trials (every step of that size: {search.grid})"
+    if not search.limit:
+        return f"{made}: on {search.samples} samples nothing but rounding changes"
+    sure = f"with {search.confidence:.0%} confidence" if search.confidence > 0.5 else "as measured,"
+    return (
+        f"{made}, judged on {search.samples} samples: {sure} the drop in {search.metric} on such "
+        f"samples is at most {share(search.limit)}"
+    )
 
 
 def _left_out(report: PruneReport) -> Iterator[str]:
@@ -104,6 +135,8 @@ def _findings(report: PruneReport) -> Iterator[str]:
         yield "[yellow]not proved[/]: --no-verify"
     if report.evaluation is not None:
         yield f"on {report.held_out} held-out samples: {_likeness(report.evaluation)}"
+    if report.search is not None:
+        yield _guarded(report.search)
     yield from _notes(report.notes)
     slow = ", ".join(f"{step} {t:.1f}" for step, t in report.seconds.items() if t >= _SHOWN_FROM)
     yield f"[dim]{sum(report.seconds.values()):.1f} s{f': {slow}' if slow else ''}[/]"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.analysis import Mask
+from ..measure.drop import Search
 from ..measure.evaluate import Evaluation
 from ..measure.latency import Latency
 from ..plan import Change, PlannedFace, removed_units
@@ -50,6 +51,7 @@ class PruneReport:
         proof: None when it was not made.
         evaluation: the pruned model on held-out samples, against the original; None without samples.
         latency: of both files, measured in turns; None in a dry run.
+        search: all trials of `--max-drop`; None where a budget was given.
         seconds: what each step took.
         notes: what the user should know.
     """
@@ -70,6 +72,7 @@ class PruneReport:
     proof: Proof | None
     evaluation: Evaluation | None
     latency: Latency | None
+    search: Search | None
     seconds: dict[str, float]
     notes: tuple[str, ...]
 
