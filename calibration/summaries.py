@@ -28,6 +28,7 @@ class _Fold:
         places = [(n.x, n.x_axis) for n in analysis.linears()]
         places += [(n.y, n.y_axis) for n in analysis.linears()]
         self.places = by_sample(analysis, settings, places)
+        self.single: set[tuple[str, int]] = set()
         self.keys: list[Keys] = []
         self.held: dict[tuple[str, int], list[Floats]] = {}
         self.probes = Probes(tuple(dict.fromkeys(name for name, _ in self.places)))
@@ -40,6 +41,8 @@ class _Fold:
             x = values[name]
             maps = np.moveaxis(x, axis, 0).reshape(x.shape[axis], count, -1).astype(np.float64)
             found = np.stack([np.abs(maps).mean(2), maps.mean(2), (maps**2).mean(2)])
+            if maps.shape[2] == 1:
+                self.single.add((name, axis))
             self.held.setdefault((name, axis), []).append(found.transpose(2, 0, 1))
         self.keys.append(keys)
 
@@ -47,7 +50,7 @@ class _Fold:
         """Return `statistics` with the summaries, samples in ascending order of their keys."""
         order = np.argsort(np.concatenate(self.keys), kind="stable")
         found = {p: np.concatenate(self.held.pop(p))[order] for p in self.places}
-        return dataclasses.replace(statistics, summaries=Summaries(found))
+        return dataclasses.replace(statistics, summaries=Summaries(found, frozenset(self.single)))
 
 
 class _Summaries:

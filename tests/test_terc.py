@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.passes.criteria._terc import Ridge, eliminated, schedule
-from onnxprune.passes.criteria._terc_walk import judged
+from onnxprune.passes.criteria._terc_walk import judged, perceptrons
 
 Floats = NDArray[np.float64]
 
@@ -120,6 +120,71 @@ def test_planted_redundancy_is_found_exactly(seed: int) -> None:
     assert kept == {"noise": 0, "first": 1, "sum": 2}
     assert found.keep.sum() == 4
     assert found.loss[1] == pytest.approx(found.loss[0], abs=1e-3)
+
+
+# -- the sets of Westphal et al. 2024, arXiv 2401.11512: three of six variables suffice -----------
+def variables(copied: list[int], rows: int = 1500) -> Floats:
+    """Three fair bits, and copies of some of them."""
+    bits = np.random.default_rng(11).integers(0, 2, (rows, 3)).astype(np.float64)
+    return np.concatenate([bits, bits[:, copied]], axis=1)
+
+
+def all_alike(x: Floats) -> Floats:
+    """1 if the three bits are alike: no bit tells anything alone, nor in a linear predictor."""
+    return np.asarray(x[:, :3].sum(axis=1) % 3 == 0, np.float64)[:, None]
+
+
+@pytest.mark.parametrize("copied", [[0, 0, 0], [0, 1, 2]])
+def test_exactly_three_variables_survive_with_networks(copied: list[int]) -> None:
+    pytest.importorskip("torch")
+    x = variables(copied)
+    networks = perceptrons(0, hidden=32, first=300, again=60, ordering=20)
+
+    found = judged(x, all_alike(x), fit=networks, tolerance=0.01, nulls=3)
+
+    sources = np.array([0, 1, 2, *copied])[found.keep]
+    assert sorted(sources) == [0, 1, 2]
+    assert found.loss[0] < 0.02
+    assert found.loss[1] < 0.02
+
+
+@pytest.mark.parametrize("copied", [[0, 0, 0], [0, 1, 2]])
+def test_exactly_three_variables_survive_with_ridge_where_they_add_up(copied: list[int]) -> None:
+    x = variables(copied)
+    added = x[:, :3] @ np.array([[1.0, 2.0], [3.0, -1.0], [-2.0, 1.0]])
+    found = judged(x, added, tolerance=0.01)
+    assert sorted(np.array([0, 1, 2, *copied])[found.keep]) == [0, 1, 2]
+
+    blind = judged(x, all_alike(x))
+    assert blind.loss[0] > 0.99  # and it says so: nothing is told, so nothing stays
+    assert not blind.keep.any()
+
+
+def test_networks_that_are_tried_stay_as_they_were() -> None:
+    pytest.importorskip("torch")
+    x, y, _ = redundant(300)
+    fit = perceptrons(1, hidden=16, first=50, again=5)
+    first, again = fit(x, y), fit(x, y)
+
+    tried = first.held_out(without=2)
+    np.testing.assert_array_equal(first.held_out(), again.held_out())
+    assert first.open[2]
+
+    first.remove(2)
+    np.testing.assert_array_equal(first.held_out(), tried)
+    assert not first.open[2]
+    assert not first.open[10]  # constant
+
+
+def test_five_estimates_are_less_sure() -> None:
+    """The same data in five pools: the mean rise is the same, and certainty asks for more."""
+    x, y = problem(7, rows=500, nodes=20)
+    pools = np.arange(500) % 5
+    each = judged(x, y, confidence=0.999, nulls=0)
+    five = judged(x, y, confidence=0.999, nulls=0, pools=pools)
+    first = each.order[0]
+    assert five.rise[first] == pytest.approx(each.rise[first], rel=1e-12)
+    assert five.keep.sum() < each.keep.sum()
 
 
 def test_elimination_takes_what_is_redundant_first() -> None:

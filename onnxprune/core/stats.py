@@ -82,13 +82,17 @@ class Summaries:
     Attributes:
         values: (tensor, axis) -> float64, shape (N, 3, C): over the positions of a sample the mean
             of |x|, of x and of x^2. The mean of |x| is the L1 norm but for a factor.
+        single: where a sample has one position: nothing to sum up.
     """
 
     values: dict[tuple[str, int], Floats]
+    single: frozenset[tuple[str, int]]
 
     def collapsed(self, place: tuple[str, int], how: Norm) -> Floats:
-        """Return one number per sample and channel, float64, shape (N, C)."""
+        """Return one number per sample and channel, float64, shape (N, C); a single one as it is."""
         magnitude, mean, square = np.moveaxis(self.values[place], 1, 0)
+        if place in self.single:
+            how = "mean"
         result: Floats = {
             "l1": magnitude,
             "l2": np.sqrt(square),
