@@ -8,7 +8,7 @@ op.evaluate("small.onnx", {"images": images}, reference="model.onnx")
 op.verify("small.onnx", "small.plan.json", original="model.onnx")
 """
 
-from .api import evaluate, inspect, interface, prune, verify
+from .api import bench, evaluate, inspect, interface, prune, verify
 from .core.errors import (
     BudgetError,
     DataError,
@@ -25,6 +25,7 @@ __all__ = [
     "ModelError",
     "OnnxPruneError",
     "ProofError",
+    "bench",
     "evaluate",
     "inspect",
     "interface",

@@ -2,6 +2,6 @@
 
 import sys
 
-from onnxprune.cli import main
+from onnxprune.cli import entry
 
-sys.exit(main())
+sys.exit(entry())

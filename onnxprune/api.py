@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from .bench import run as benching
+from .bench.job import BenchRequest, numbers
+from .bench.run import BenchReport
 from .core.analysis import CostModel
 from .core.contracts import Progress, silent
 from .core.errors import OnnxPruneError
@@ -28,7 +31,7 @@ from .show.report import PruneReport
 from .structure.dependency import analyse
 from .structure.unlock import Positions, unlocks
 
-__all__ = ["evaluate", "inspect", "interface", "prune", "verify"]
+__all__ = ["bench", "evaluate", "inspect", "interface", "prune", "verify"]
 
 P = ParamSpec("P")
 
@@ -159,4 +162,67 @@ def evaluate(
     other = None if reference is None else Session(Path(reference), provider=runs_on)
     return measure(
         session, opened, labels=labels, reference=other, interface=faces, progress=progress
+    )
+
+
+def bench(
+    *models: Path | str,
+    data: Data | None = None,
+    preprocess: str | None = None,
+    batches: Sequence[int] | str = (1,),
+    threads: Sequence[int] | str = (0,),
+    provider: str = "cpu",
+    fallback: bool = False,
+    seconds: float = BenchRequest.seconds,
+    lives: int = BenchRequest.lives,
+    confidence: float = BenchRequest.confidence,
+    profile: bool = True,
+    target: Path | str | None = None,
+    bundle: Path | str | None = None,
+    result: Path | str | None = None,
+    progress: Progress = silent,
+) -> BenchReport | Path:
+    """Time models in turns: the others are compared with the first, round by round.
+
+    Args:
+        models: ONNX files with the same inputs.
+        data: sample inputs, as in `prune`; None: drawn.
+        preprocess: image preprocessing, as in `prune`.
+        batches: numbers of samples in a run, or text such as "1,8".
+        threads: numbers of intra-op threads, or text; 0: onnxruntime's own choice.
+        provider: onnxruntime execution provider.
+        fallback: whether the CPU may run where that provider does not.
+        seconds: how long each batch size with each number of threads is timed.
+        lives: how many times the models are loaded anew for that.
+        confidence: of the intervals.
+        profile: whether to look at single nodes.
+        target: TOML file of another machine to do it on.
+        bundle: write a zip file that does it elsewhere, and nothing else; its path is returned.
+        result: what such a bundle brought back; nothing is timed.
+        progress: called as work goes on.
+
+    Raises:
+        OnnxPruneError: whatever the caller can mend, in one line.
+    """
+    here = target is None and bundle is None and result is None
+    request = BenchRequest(
+        models=tuple(map(Path, models)),
+        data=data,
+        preprocess=preprocess,
+        batches=numbers("batch", batches),
+        threads=numbers("threads", threads),
+        provider=provider_named(provider, here=here),
+        fallback=fallback,
+        seconds=seconds,
+        lives=lives,
+        confidence=confidence,
+        profile=profile,
+    )
+    if bundle is not None:
+        return benching.bundle(request, Path(bundle))
+    return benching.bench(
+        request,
+        target=None if target is None else Path(target),
+        result=None if result is None else Path(result),
+        progress=progress,
     )

@@ -16,6 +16,7 @@ import typer
 
 from . import api
 from . import options as opt
+from .bench.run import BenchReport
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
 from .core.errors import OnnxPruneError
 from .core.registry import Registry
@@ -27,6 +28,7 @@ from .doctor import render as doctor_report
 from .show import render
 from .show.overview_text import group_report, overview_report
 from .show.screen import Screen
+from .show.timing import bench_report
 from .supervise import supervised
 
 app = typer.Typer(
@@ -151,6 +153,39 @@ def evaluate(
             samples=samples, seed=seed, provider=provider, progress=screen.progress,
         )  # fmt: skip
         screen.show(found, render.evaluation_report(found))
+
+
+@app.command()
+def bench(
+    models: opt.Compared,
+    data: opt.DataText = None,
+    preprocess: opt.Preprocess = None,
+    batch: opt.Batches = "1",
+    threads: opt.ThreadCounts = "0",
+    provider: opt.Provider = "cpu",
+    allow_fallback: opt.AllowFallback = False,
+    seconds: opt.Seconds = 4.0,
+    lives: opt.Lives = 8,
+    confidence: opt.Sure = 0.99,
+    no_profile: opt.NoProfile = False,
+    target: opt.TargetFile = None,
+    bundle: opt.BundleFile = None,
+    result: opt.ResultFile = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Time models side by side, here or on another machine, and say what holds the time up."""
+    with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
+        found = api.bench(
+            *models, data=data, preprocess=preprocess, batches=batch, threads=threads, provider=provider,
+            fallback=allow_fallback, seconds=seconds, lives=lives, confidence=confidence,
+            profile=not no_profile, target=target, bundle=bundle, result=result,
+            progress=screen.progress,
+        )  # fmt: skip
+        screen.show(
+            found, bench_report(found) if isinstance(found, BenchReport) else f"wrote {found}"
+        )
 
 
 @app.command()

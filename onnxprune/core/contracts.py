@@ -278,15 +278,28 @@ class Repair(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RepairTask:
-    """What a repair works on: the original analysis, the mask, the pruned graph, evidence, samples."""
+    """What a repair works on.
+
+    Attributes:
+        mask: what was removed, with the analysis it was decided on.
+        pruned: the graph without it.
+        evidence: what the criterion looked at.
+        samples: of the inputs.
+        ridge: damping, relative to the mean variance of what an operator reads.
+        rows: sampled output positions per sample.
+        progress: called as work goes on.
+        original: in normal form, where whole blocks were left out before that analysis was made;
+            None: its graph is the original. Repairs that run the model themselves fit to it.
+    """
 
     mask: Mask
     pruned: Graph
     evidence: Evidence
     samples: Samples | None
     ridge: float = 1e-3
-    rows: int = 32  # sampled output positions per sample
+    rows: int = 32
     progress: Progress = silent
+    original: Graph | None = None
 
 
 # A surgery returns the graph of a mask's analysis without what the mask removes, proving nothing yet.

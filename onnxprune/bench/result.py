@@ -1,0 +1,123 @@
+"""What a runner brings back, checked: it may come from another machine."""
+
+from __future__ import annotations
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from ..core.errors import OnnxPruneError
+
+_read = dataclass(frozen=True, config=pydantic.ConfigDict(allow_inf_nan=False))
+
+
+@_read
+class Machine:
+    """What the figures depend on besides the models."""
+
+    processor: str
+    cores: int | None
+    system: str
+    python: str
+    numpy: str
+    onnxruntime: str
+
+
+@_read
+class Alone:
+    """One model in a process of its own.
+
+    Attributes:
+        load: milliseconds to load it.
+        memory: bytes that loading and running it added to the peak; None where the system does not say.
+        provider: that ran it.
+    """
+
+    load: float
+    memory: int | None
+    provider: str
+
+
+@_read
+class Cell:
+    """Times of all models.
+
+    Attributes:
+        times: milliseconds, [life][round][model].
+        provider: that ran them.
+    """
+
+    times: list[list[list[float]]]
+    provider: str
+
+
+@_read
+class NodeTime:
+    """One node as it really ran.
+
+    Attributes:
+        name: after onnxruntime's fusions.
+        op: its kernel.
+        provider: that ran it.
+        us: microseconds per run, median.
+    """
+
+    name: str
+    op: str
+    provider: str
+    us: float
+
+
+@_read
+class JobModel:
+    """A model by the name of its file."""
+
+    name: str
+
+
+@_read
+class JobCell:
+    """Samples in a run, and intra-op threads; 0: onnxruntime's own choice."""
+
+    batch: int
+    threads: int
+
+
+@_read
+class Job:
+    """What was asked of the runner."""
+
+    models: list[JobModel]
+    cells: list[JobCell]
+    provider: str
+
+
+@_read
+class Result:
+    """All that a runner measured; models and cells in the order of the job."""
+
+    job: Job
+    machine: Machine
+    models: list[Alone]
+    cells: list[Cell]
+    profiles: list[list[NodeTime] | None]
+
+
+def read_result(text: bytes, names: list[str]) -> Result:
+    """Read what a runner wrote of models with these file names.
+
+    Raises:
+        OnnxPruneError: if it is not that, or of other models.
+    """
+    try:
+        found = pydantic.TypeAdapter(Result).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise OnnxPruneError(f"no result of a bench: {where}: {first['msg']}") from error
+    if (timed := [model.name for model in found.job.models]) != names:
+        raise OnnxPruneError(f"this result is of {timed}, expected {names}: give the same models")
+    rows = {len(row) for cell in found.cells for life in cell.times for row in life}
+    counts = (len(found.models), len(found.profiles), len(found.cells), rows)
+    if not found.cells or counts != (len(names), len(names), len(found.job.cells), {len(names)}):
+        raise OnnxPruneError("no result of a bench: its parts do not fit together; run it again")
+    return found
