@@ -8,7 +8,7 @@ op.evaluate("small.onnx", {"images": images}, reference="model.onnx")
 op.verify("small.onnx", "small.plan.json", original="model.onnx")
 """
 
-from .api import bench, evaluate, inspect, interface, prune, verify
+from .api import bench, evaluate, inspect, interface, prune, report, score, sparsify, verify
 from .core.errors import (
     BudgetError,
     DataError,
@@ -30,5 +30,8 @@ __all__ = [
     "inspect",
     "interface",
     "prune",
+    "report",
+    "score",
+    "sparsify",
     "verify",
 ]

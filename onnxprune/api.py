@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
-from .bench import run as benching
-from .bench.job import BenchRequest, numbers
-from .bench.run import BenchReport
 from .core.analysis import CostModel
 from .core.contracts import Progress, silent
 from .core.errors import OnnxPruneError
@@ -19,40 +16,66 @@ from .files.store import load
 from .measure.evaluate import Evaluation
 from .measure.evaluate import evaluate as measure
 from .pipeline import run as pipeline
+from .pipeline import score as scoring
+from .pipeline import sparse as zeros
 from .pipeline.request import PruneRequest
 from .pipeline.samples import Data, open_samples
+from .pipeline.score import ScoreRequest
+from .pipeline.sparse import SparsifyRequest
 from .plan.recheck import verify
 from .proof.example import example, instance_of
 from .providers import provider_named
 from .selection.budget import Options
 from .show.overview import Overview, overview
 from .show.page import write_page
-from .show.report import PruneReport
+from .show.report_page import report
 from .structure.dependency import analyse
 from .structure.unlock import Positions, unlocks
+from .timing import run as benching
+from .timing.job import BenchRequest, numbers
+from .timing.run import BenchReport
 
-__all__ = ["bench", "evaluate", "inspect", "interface", "prune", "verify"]
+__all__ = ["bench", "evaluate", "inspect", "interface", "prune", "report", "score", "sparsify", "verify"]
 
 P = ParamSpec("P")
+Request = TypeVar("Request")
+Report = TypeVar("Report")
 
 
-def _carried_out(make: Callable[P, PruneRequest]) -> Callable[P, PruneReport]:
-    """Return a function with the parameters of `PruneRequest`, so that they are listed once."""
+def _carried_out(
+    make: Callable[P, Request], run: Callable[[Request], Report], does: str
+) -> Callable[P, Report]:
+    """Return a function with the parameters of a request, so that they are listed once."""
 
-    def prune(*args: P.args, **kwargs: P.kwargs) -> PruneReport:
-        return pipeline.prune(make(*args, **kwargs))
+    def carry_out(*args: P.args, **kwargs: P.kwargs) -> Report:
+        return run(make(*args, **kwargs))
 
     asked = (make.__doc__ or "").split("Attributes:")[-1].rstrip()
-    prune.__doc__ = (
-        'Prune a model: `prune("in.onnx", "out.onnx", data={"images": array}, macs=0.5)`.\n\n'
-        f"    Args:{asked}\n\n    Raises:\n"
+    carry_out.__name__ = carry_out.__qualname__ = run.__name__
+    carry_out.__doc__ = (
+        f"{does}\n\n    Args:{asked}\n\n    Raises:\n"
         "        OnnxPruneError: whatever the caller can mend, in one line; then nothing was written.\n"
     )
-    prune.__signature__ = signature(make)  # type: ignore[attr-defined]  # what help() and editors show
-    return prune
+    carry_out.__signature__ = signature(make)  # type: ignore[attr-defined]  # what help() and editors show
+    return carry_out
 
 
-prune = _carried_out(PruneRequest)
+prune = _carried_out(
+    PruneRequest,
+    pipeline.prune,
+    'Prune a model: `prune("in.onnx", "out.onnx", data={"images": array}, macs=0.5)`.',
+)
+score = _carried_out(
+    ScoreRequest,
+    scoring.score,
+    'Score all units: `score("in.onnx", data={"images": array}, criterion="cmi,mipp,l1")`.',
+)
+sparsify = _carried_out(
+    SparsifyRequest,
+    zeros.sparsify,
+    "Set weights to zero, the structure stays: "
+    '`sparsify("in.onnx", "out.onnx", data={"images": array}, sparsity="2:4")`.',
+)
 
 
 def inspect(
@@ -204,14 +227,13 @@ def bench(
     Raises:
         OnnxPruneError: whatever the caller can mend, in one line.
     """
-    here = target is None and bundle is None and result is None
     request = BenchRequest(
         models=tuple(map(Path, models)),
         data=data,
         preprocess=preprocess,
         batches=numbers("batch", batches),
         threads=numbers("threads", threads),
-        provider=provider_named(provider, here=here),
+        provider=provider_named(provider, here=target is bundle is result is None),
         fallback=fallback,
         seconds=seconds,
         lives=lives,

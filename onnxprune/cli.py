@@ -16,11 +16,13 @@ import typer
 
 from . import api
 from . import options as opt
-from .bench.run import BenchReport
+from .cli_report import report, score
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
+from .core.depth import DEPTH
 from .core.errors import OnnxPruneError
 from .core.registry import Registry
 from .core.rules import OP_RULES
+from .core.sparsity import SPARSIFIERS
 from .demo import demo as run_demo
 from .discover import discover
 from .doctor import doctor as examine
@@ -28,8 +30,10 @@ from .doctor import render as doctor_report
 from .show import render
 from .show.overview_text import group_report, overview_report
 from .show.screen import Screen
+from .show.sparse_text import sparse_report
 from .show.timing import bench_report
 from .supervise import supervised
+from .timing.run import BenchReport
 
 app = typer.Typer(
     name="onnxprune",
@@ -88,6 +92,8 @@ def prune(
     judge: opt.Judge = None,
     judge_samples: opt.JudgeSamples = 4096,
     drop_block: opt.DropBlock = None,
+    depth: opt.Depth = None,
+    blocks: opt.BlockCount = None,
     data: opt.DataText = None,
     preprocess: opt.Preprocess = None,
     labels: opt.Labels = None,
@@ -122,7 +128,8 @@ def prune(
             model, output, data=data, preprocess=preprocess, labels=labels, samples=samples,
             criterion=criterion, repair=repair, macs=macs, params=params, size=size, ratio=ratio,
             max_drop=max_drop, metric=metric, by=by, confidence=confidence, trials=trials, judge=judge,  # type: ignore[arg-type]  # checked by PruneRequest
-            judge_samples=judge_samples, drop_block=tuple(drop_block or ()), scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
+            judge_samples=judge_samples, drop_block=tuple(drop_block or ()), depth=depth, blocks=blocks,
+            scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
             round_to=round_to, keep=tuple(keep or ()), floor=floor, ridge=ridge, rows=rows,
             unlock=tuple(unlock or ()), keep_rows=keep_rows, keep_classes=keep_classes,
             keep_features=keep_features,
@@ -130,6 +137,35 @@ def prune(
             provider=provider, progress=screen.progress,
         )  # fmt: skip
         screen.show(report, render.prune_report(report, every=verbose > 0))
+
+
+@app.command()
+def sparsify(
+    model: opt.Model,
+    output: opt.SparseOutput = None,
+    sparsity: opt.Sparsity = "0.5",
+    data: opt.DataText = None,
+    preprocess: opt.Preprocess = None,
+    labels: opt.Labels = None,
+    samples: opt.Samples = 512,
+    method: opt.Method = None,
+    keep: opt.Dense = None,
+    rows: opt.Rows = 32,
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+    provider: opt.Provider = "cpu",
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Set weights of linear operators to zero, within rows or as N:M; tensors and structure stay."""
+    with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
+        report = api.sparsify(
+            model, output, sparsity=sparsity, data=data, preprocess=preprocess, labels=labels,
+            samples=samples, method=method, keep=tuple(keep or ()), rows=rows, seed=seed,
+            overwrite=overwrite, provider=provider, progress=screen.progress,
+        )  # fmt: skip
+        screen.show(report, sparse_report(report))
 
 
 @app.command(name="eval")
@@ -208,12 +244,14 @@ def verify(
 def listing(
     what: opt.What, json: opt.Json = False, quiet: opt.Quiet = False, verbose: opt.Verbose = 0
 ) -> None:
-    """List what is registered: ops with a rule, criteria, repairs, data sources."""
+    """List what is registered: ops with a rule, criteria, repairs, methods of sparsify, data sources."""
     discover()
     ops = {f"{r.op_type} ({r.domain or 'ai.onnx'} {r.since}+)": r.doc for r in OP_RULES.all()}
     registries: dict[str, Registry[Any]] = {
         "criteria": CRITERIA,
+        "depth": DEPTH,
         "repairs": REPAIRS,
+        "methods": SPARSIFIERS,
         "sources": SOURCES,
     }
     known = {"ops": ops, **{name: _docs(registry) for name, registry in registries.items()}}
@@ -238,6 +276,10 @@ def doctor(json: opt.Json = False, quiet: opt.Quiet = False, verbose: opt.Verbos
         screen.show(found, doctor_report(found))
     if found.problems:
         raise OnnxPruneError(f"{len(found.problems)} found, the first: {found.problems[0]}")
+
+
+app.command()(score)
+app.command()(report)
 
 
 @app.command()

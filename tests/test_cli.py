@@ -61,6 +61,10 @@ CALLS: dict[str, tuple[list[str], set[str]]] = {
         ],
         {"accuracy", "agreement", "errors", "samples"},
     ),
+    "bench": (
+        ["bench", "chain.onnx", "small.onnx", "--seconds", "0.02", "--lives", "2"],
+        {"models", "cells", "provider", "machine", "kernels", "notes"},
+    ),
     "verify": (
         ["verify", "small.onnx", "--plan", "small.plan.json", "--original", "chain.onnx"],
         {"model", "plan", "proof"},

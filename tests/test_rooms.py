@@ -19,7 +19,7 @@ PLUGINS = ("passes", "calibration", "models")
 HOMES = {
     "onnx_graphsurgeon": ("onnxprune/core/surgeon.py",),
     # the runner goes to other machines alone, where there is no core/runtime.py
-    "onnxruntime": ("onnxprune/core/runtime.py", "onnxprune/bench/runner.py"),
+    "onnxruntime": ("onnxprune/core/runtime.py", "onnxprune/timing/runner.py"),
     "torch": ("models/", "onnxprune/torch/"),
 }
 

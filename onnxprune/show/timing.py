@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..bench.judge import Timed
-from ..bench.run import BenchReport, CellReport, Model
+from ..timing.judge import Timed
+from ..timing.run import BenchReport, CellReport, Model
 from .words import amount, digits, size
 
 _MOST_KERNELS = 12
@@ -26,7 +26,7 @@ def bench_report(report: BenchReport) -> RenderableType:
     )
     kernels = [_kernels(report)] if report.kernels else []
     notes = (f"[yellow]note[/]: {escape(note)}" for note in report.notes)
-    return Lines(_models(report), *_cells(report), *kernels, where, *notes)
+    return Lines(_models(report), *_cells(report), *kernels, where, *notes, *_findings(report))
 
 
 def _models(report: BenchReport) -> Table:
@@ -85,6 +85,17 @@ def _kernels(report: BenchReport) -> Table:
         sums = [sum(column) for column in zip(*(times for _, times in rest), strict=True)]
         table.add_row(f"{len(rest)} more", *(f"{time:.0f}" for time in sums))
     return table
+
+
+def _findings(report: BenchReport) -> Iterator[str]:
+    """Say what holds up each model that does less work than the first."""
+    for model in report.models[1:]:
+        for found in model.findings if model.macs < report.models[0].macs else ():
+            yield (
+                f"{escape(_short(model))}: {100 * found.share:.0f} % of its time, where it is slower than "
+                f"its MACs say: {escape(found.cause)} ({escape(', '.join(found.nodes))}). "
+                f"[bold]{escape(found.advice)}[/]"
+            )
 
 
 def _short(model: Model) -> str:

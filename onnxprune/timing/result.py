@@ -7,10 +7,10 @@ from pydantic.dataclasses import dataclass
 
 from ..core.errors import OnnxPruneError
 
-_read = dataclass(frozen=True, config=pydantic.ConfigDict(allow_inf_nan=False))
+_FINITE = pydantic.ConfigDict(allow_inf_nan=False)
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class Machine:
     """What the figures depend on besides the models."""
 
@@ -22,7 +22,7 @@ class Machine:
     onnxruntime: str
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class Alone:
     """One model in a process of its own.
 
@@ -37,7 +37,7 @@ class Alone:
     provider: str
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class Cell:
     """Times of all models.
 
@@ -50,7 +50,7 @@ class Cell:
     provider: str
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class NodeTime:
     """One node as it really ran.
 
@@ -67,14 +67,14 @@ class NodeTime:
     us: float
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class JobModel:
     """A model by the name of its file."""
 
     name: str
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class JobCell:
     """Samples in a run, and intra-op threads; 0: onnxruntime's own choice."""
 
@@ -82,7 +82,7 @@ class JobCell:
     threads: int
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class Job:
     """What was asked of the runner."""
 
@@ -91,7 +91,7 @@ class Job:
     provider: str
 
 
-@_read
+@dataclass(frozen=True, config=_FINITE)
 class Result:
     """All that a runner measured; models and cells in the order of the job."""
 

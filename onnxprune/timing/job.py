@@ -154,6 +154,7 @@ def _feeds(request: BenchRequest, graphs: Sequence[Graph], batch: int) -> list[d
     """Return the inputs of each model at one batch size: the same samples, as each counts them."""
     first = graphs[0]
     samples = _samples(request, first, batch)
+    _check_batch(request.models[0], first, batch)
     feeds = example(first, samples) if batch == 1 else _batch(first, samples, batch)
     names = {value.name for value in first.inputs}
     result = []
@@ -163,6 +164,7 @@ def _feeds(request: BenchRequest, graphs: Sequence[Graph], batch: int) -> list[d
                 f"'{path}' reads {sorted(theirs)}, '{request.models[0]}' reads {sorted(names)}: "
                 "only models with the same inputs can be compared"
             )
+        _check_batch(path, graph, batch)
         counted_anew = read_interface(graph)
         result.append(counted_anew.feeds(counted_anew.admissible(feeds)))
     return result
@@ -174,19 +176,23 @@ def _samples(request: BenchRequest, graph: Graph, batch: int) -> Samples | None:
     return open_samples(request.data, graph, limit=batch, preprocess=request.preprocess)
 
 
-def _batch(graph: Graph, samples: Samples | None, batch: int) -> dict[str, Array]:
-    """Return a batch, samples repeated where there are too few.
+def _check_batch(path: Path, graph: Graph, batch: int) -> None:
+    """Refuse a batch size that a model does not take; 1 stands for whatever it takes.
 
     Raises:
-        ModelError: if the model's batch is fixed.
+        ModelError: naming the input.
     """
-    for value in graph.inputs:
+    for value in graph.inputs if batch > 1 else ():
         axes = value.type.tensor_type.shape.dim
         if not axes or (axes[0].HasField("dim_value") and axes[0].dim_value != batch):
             raise ModelError(
-                f"--batch {batch}: input '{value.name}' has no free first axis; "
+                f"--batch {batch}: input '{value.name}' of '{path}' has no free first axis; "
                 "export the model with a dynamic batch, or leave --batch out"
             )
+
+
+def _batch(graph: Graph, samples: Samples | None, batch: int) -> dict[str, Array]:
+    """Return a batch, samples repeated where there are too few."""
     one = example(graph, samples)
     each = [one] if samples is None else list(samples.batches(batch))
     rows = concatenate(each)

@@ -17,7 +17,7 @@ from .job import BenchRequest, Subject, write_job
 from .judge import Timed, judged
 from .result import Machine, Result, read_result
 from .target import Target, run_here, run_there, write_bundle
-from .why import Finding, Profiled, findings, kernels
+from .why import Finding, Profiled, by_kind, findings
 
 _FEWER = 0.9  # share of the MACs from which less time is expected
 _FALLS = 1.5  # fewer MACs over less time from which it is worth a word
@@ -164,7 +164,7 @@ def _report(request: BenchRequest, subjects: list[Subject], found: Result) -> Be
         provider=found.cells[0].provider,
         machine=found.machine,
         confidence=request.confidence,
-        kernels=kernels(profiles) if all(p.times for p in profiles) else {},
+        kernels=by_kind(profiles) if all(p.times for p in profiles) else {},
         notes=_notes(request, models, cells, found),
     )
 
@@ -191,12 +191,7 @@ def _notes(
         share = model.macs / models[0].macs if models[0].macs else 1.0
         ratio = cells[0].models[number].ratio
         if share < _FEWER and 1 / share / ratio > _FALLS:
-            causes = "; ".join(
-                f"{100 * f.share:.0f} % of its time: {f.cause} ({', '.join(f.nodes)}): {f.advice}"
-                for f in model.findings
-            )
             notes.append(
                 f"'{model.path.name}' has {1 / share:.2f}x fewer MACs but is {ratio:.2f}x as fast"
-                f"{': ' + causes if causes else ''}"
             )
     return tuple(notes)
