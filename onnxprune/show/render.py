@@ -26,24 +26,24 @@ _MOST_ROWS = 40  # groups; the rest is summed up in one row unless asked for
 _Row = tuple[str, ...]
 
 
-def _table(*columns: str, rows: Iterable[_Row], title: str | None = None, texts: int = 1) -> Table:
+def table(*columns: str, rows: Iterable[_Row], title: str | None = None, texts: int = 1) -> Table:
     """Return a table whose first `texts` columns are text that may fold, the others numbers."""
-    table = Table(title=None if title is None else escape(title))
+    result = Table(title=None if title is None else escape(title))
     for number, name in enumerate(columns):
         if number < texts:
-            table.add_column(name, overflow="fold")
+            result.add_column(name, overflow="fold")
         else:
-            table.add_column(name, no_wrap=True, justify="right")
+            result.add_column(name, no_wrap=True, justify="right")
     for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+        result.add_row(*map(escape, row))
+    return result
 
 
 def prune_report(report: PruneReport, *, every: bool = False) -> RenderableType:
     """Return before and after of a prune; `every` lists all groups, also those that kept all."""
     repair = "no repair" if report.repair == "none" else f"{report.repair} repair"
     title = f"[bold]{escape(report.model.name)}[/]: {escape(report.asked)}, {report.criterion}, {repair}"
-    figures = _table("", "before", "after", "", rows=_figures(report))
+    figures = table("", "before", "after", "", rows=_figures(report))
     widths = [_widths(report, every=every)] if report.criterion != "blocks" else []
     trials = [] if report.search is None else [_trials(report, report.search)]
     return Lines(title, *_left_out(report), *widths, *trials, figures, *_findings(report))
@@ -63,7 +63,7 @@ def _trials(report: PruneReport, search: Search) -> Table:
         )
         for number, t in numbered
     ]
-    return _table("trial", "MACs", "parameters", f"{search.metric} lost", "at most", rows=rows)
+    return table("trial", "MACs", "parameters", f"{search.metric} lost", "at most", rows=rows)
 
 
 def _guarded(search: Search) -> str:
@@ -89,18 +89,19 @@ def _figures(report: PruneReport) -> Iterator[_Row]:
         change = report.figures[name]
         yield label, write(change.before), write(change.after), less(change)
     if report.latency is not None:
-        yield _latency(report.latency)
+        yield latency_row(report.latency)
     if report.evaluation is not None:
-        yield from _accuracy(report.evaluation)
+        yield from accuracy_rows(report.evaluation)
 
 
-def _latency(times: Latency) -> _Row:
+def latency_row(times: Latency) -> _Row:
+    """Return the latency of both files and the speed-up."""
     noisy = max(t.high / t.low for t in (times.before, times.after)) > _NOISY
     medians = (f"{digits(t.median)} ms" for t in (times.before, times.after))
     return "latency", *medians, f"{times.speedup:.2f}x as fast{', noisy' if noisy else ''}"
 
 
-def _accuracy(evaluation: Evaluation) -> Iterator[_Row]:
+def accuracy_rows(evaluation: Evaluation) -> Iterator[_Row]:
     """Yield accuracy of the reference and of the model."""
     before, after = evaluation.reference, evaluation.accuracy
     for label, name in (("accuracy", "top1"), ("top 5", "top5")):
@@ -116,10 +117,10 @@ def _widths(report: PruneReport, *, every: bool) -> Table:
     if rest := changed[len(shown) :]:
         units = _sum(rest)
         rows.append((f"{len(rest)} more, see -v", arrow(units), "", kept(units)))
-    table = _table("group", "units", "channels", "kept", rows=rows)
+    result = table("group", "units", "channels", "kept", rows=rows)
     if whole := len(report.widths) - len(changed):
-        table.caption = f"{whole} more {'group keeps' if whole == 1 else 'groups keep'} all units"
-    return table
+        result.caption = f"{whole} more {'group keeps' if whole == 1 else 'groups keep'} all units"
+    return result
 
 
 def _sum(widths: list[Width]) -> Change:
@@ -134,10 +135,10 @@ def _findings(report: PruneReport) -> Iterator[str]:
     elif report.output is not None:
         yield "[yellow]not proved[/]: --no-verify"
     if report.evaluation is not None:
-        yield f"on {report.held_out} held-out samples: {_likeness(report.evaluation)}"
+        yield f"on {report.held_out} held-out samples: {likeness(report.evaluation)}"
     if report.search is not None:
         yield _guarded(report.search)
-    yield from _notes(report.notes)
+    yield from notes(report.notes)
     slow = ", ".join(f"{step} {t:.1f}" for step, t in report.seconds.items() if t >= _SHOWN_FROM)
     yield f"[dim]{sum(report.seconds.values()):.1f} s{f': {slow}' if slow else ''}[/]"
     written = [str(p) for p in (report.output, report.plan) if p is not None]
@@ -157,8 +158,9 @@ def _renumbered(face: PlannedFace) -> str:
     )
 
 
-def _notes(notes: Iterable[str]) -> Iterator[str]:
-    yield from (f"[yellow]note[/]: {escape(note)}" for note in notes)
+def notes(texts: Iterable[str]) -> Iterator[str]:
+    """Yield what a user should know."""
+    yield from (f"[yellow]note[/]: {escape(text)}" for text in texts)
 
 
 def _proved(proof: Proof) -> str:
@@ -168,7 +170,7 @@ def _proved(proof: Proof) -> str:
     )
 
 
-def _likeness(evaluation: Evaluation) -> str:
+def likeness(evaluation: Evaluation) -> str:
     """Say how like the original a model is, in words."""
     parts = []
     if evaluation.agreement is not None:
@@ -194,7 +196,7 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
     if evaluation.agreement is not None:
         rows.append(("agreement with the reference", share(evaluation.agreement)))
     rows += [(f"difference of '{name}'", _error(e)) for name, e in evaluation.errors.items()]
-    return _table("", *head, rows=rows, title=f"{evaluation.samples} samples")
+    return table("", *head, rows=rows, title=f"{evaluation.samples} samples")
 
 
 def _has(models: Iterable[Accuracy | None], name: str) -> bool:
@@ -207,16 +209,16 @@ def verification_report(found: Verification) -> RenderableType:
     lines = [f"{name} has the planned structure ({found.weights} weights), is valid and runs"]
     if found.proof is not None:
         lines.append(_proved(found.proof))
-    return Lines(*lines, *_notes(found.notes))
+    return Lines(*lines, *notes(found.notes))
 
 
 def demo_report(found: Demo, *, every: bool = False) -> RenderableType:
     """Return what the demo did, and accuracy on test digits."""
     title = f"{found.test.samples} test digits, never used before"
-    test = _table("", "before", "after", "", rows=_accuracy(found.test), title=title)
+    test = table("", "before", "after", "", rows=accuracy_rows(found.test), title=title)
     return Lines(prune_report(found.report, every=every), test)
 
 
 def listing(title: str, entries: Mapping[str, str]) -> RenderableType:
     """Return a table of names and what they are."""
-    return _table(title, "", rows=entries.items(), texts=2)
+    return table(title, "", rows=entries.items(), texts=2)
