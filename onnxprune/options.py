@@ -11,7 +11,9 @@ _BUDGET, _DATA, _CHOICE = "Budget, exactly one", "Samples", "How to choose and r
 
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL")]
 Folder = Annotated[Path, typer.Argument(help="Where to; made if need be.")]
-What = Annotated[str, typer.Argument(help="ops, criteria, repairs or sources.")]
+What = Annotated[
+    str, typer.Argument(help="ops, criteria, repairs, methods (of sparsify) or sources.")
+]
 
 Group = Annotated[
     list[str] | None,
@@ -151,6 +153,23 @@ DropBlock = Annotated[
         rich_help_panel=_CHOICE,
     ),
 ]
+Depth = Annotated[
+    str | None,
+    typer.Option(
+        help="Let a score choose the blocks to leave out: NAME or NAME:SETTING=VALUE,...; `mpruner` "
+        "goes on while accuracy holds, the others rank (--blocks).",
+        rich_help_panel=_CHOICE,
+    ),
+]
+BlockCount = Annotated[
+    str | None,
+    typer.Option(
+        "--blocks",
+        help="How many blocks go by --depth: 6, or a share such as 25%.",
+        metavar="COUNT",
+        rich_help_panel=_CHOICE,
+    ),
+]
 Keep = Annotated[
     list[str] | None,
     typer.Option(
@@ -205,6 +224,22 @@ Rows = Annotated[
     typer.Option(help="Output positions read per sample and operator.", rich_help_panel=_CHOICE),
 ]
 
+Sparsity = Annotated[
+    str, typer.Option(help="Share of every row that becomes zero, or N:M: 0.5, 2:4, 4:8.")
+]
+Method = Annotated[
+    str | None,
+    typer.Option(help="magnitude, wanda (default with --data) or sparsegpt; NAME:SETTING=VALUE."),
+]
+Dense = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep", help="Weights that stay dense: a name or pattern; repeatable.", metavar="PATTERN"
+    ),
+]
+SparseOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where to; default MODEL.sparse.onnx.")
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where to; default MODEL.pruned.onnx.")
 ]
@@ -279,3 +314,21 @@ ResultFile = Annotated[
         rich_help_panel=_ELSEWHERE,
     ),
 ]
+
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--criterion",
+        help="What scores units: names as of `prune`, with commas between them; repeatable.",
+        metavar="NAME,...",
+        rich_help_panel=_CHOICE,
+    ),
+]
+ScoresOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where to; default MODEL.scores.json.")
+]
+Documents = Annotated[
+    list[Path],
+    typer.Argument(help="Plans of `prune` and scores of `score`.", metavar="FILE..."),
+]
+PageOutput = Annotated[Path, typer.Option("--output", "-o", help="The page.")]
