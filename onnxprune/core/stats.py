@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Norm = Literal["l1", "l2", "mean", "std"]
 
 
@@ -88,10 +89,21 @@ class Summaries:
     values: dict[tuple[str, int], Floats]
     single: frozenset[tuple[str, int]]
 
-    def collapsed(self, place: tuple[str, int], how: Norm) -> Floats:
-        """Return one number per sample and channel, float64, shape (N, C); a single one as it is."""
-        magnitude, mean, square = np.moveaxis(self.values[place], 1, 0)
-        if place in self.single:
+    def collapsed(self, place: tuple[str, int], how: Norm, index: Ints | None = None) -> Floats:
+        """Return one number per sample and unit; what has one value keeps it, sign and all.
+
+        Args:
+            place: tensor and axis.
+            how: the norm over the positions and cells of a unit, but for a factor.
+            index: shape (U, k): the channels of each unit (the cells of a flattened map); None: each.
+
+        Returns:
+            float64, shape (N, U).
+        """
+        held = self.values[place]
+        cells = np.arange(held.shape[2])[:, None] if index is None else index
+        magnitude, mean, square = np.moveaxis(held[:, :, cells].mean(axis=3), 1, 0)
+        if place in self.single and cells.shape[1] == 1:
             how = "mean"
         result: Floats = {
             "l1": magnitude,

@@ -82,7 +82,7 @@ class Summarised:
         places = {(r.linear.x, r.linear.x_axis): r.index for r in group.readers}
         for place, index in places.items():
             if place in self.summaries.values:
-                total += self.summaries.collapsed(place, self.how)[:, index].sum(axis=2)
+                total += self.summaries.collapsed(place, self.how, index)
         return total
 
 
