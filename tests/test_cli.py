@@ -18,6 +18,7 @@ from onnxprune import api, cli
 from onnxprune.cli import main
 from onnxprune.core.contracts import CRITERIA, REPAIRS, SOURCES
 from onnxprune.core.rules import OP_RULES
+from onnxprune.core.sparsity import SPARSIFIERS
 from onnxprune.discover import discover
 from onnxprune.pipeline.request import PruneRequest
 from tests.networks import NETWORKS
@@ -47,6 +48,10 @@ CALLS: dict[str, tuple[list[str], set[str]]] = {
     "prune": (
         ["prune", "chain.onnx", "--data", "data.npz", "--labels", "labels", "--macs", "0.5"],
         {"figures", "widths", "proof", "evaluation", "latency", "output", "plan"},
+    ),
+    "sparsify": (
+        ["sparsify", "chain.onnx", "--data", "data.npz", "--sparsity", "2:4"],
+        {"layers", "before", "after", "evaluation", "latency", "output"},
     ),
     "eval": (
         [
@@ -135,12 +140,13 @@ def test_verbose_adds_a_line_per_step(home: Path, capsys: pytest.CaptureFixture[
     )
 
 
-@pytest.mark.parametrize("what", ["ops", "criteria", "repairs", "sources"])
+@pytest.mark.parametrize("what", ["ops", "criteria", "repairs", "methods", "sources"])
 def test_list_shows_every_entry(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     discover()
     expected = {
         "ops": [rule.op_type for rule in OP_RULES.all()],
         "criteria": list(CRITERIA), "repairs": list(REPAIRS), "sources": list(SOURCES),
+        "methods": list(SPARSIFIERS),
     }[what]  # fmt: skip
 
     assert main(["list", what, "--json"]) == 0
