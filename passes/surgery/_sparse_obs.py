@@ -41,13 +41,13 @@ class SparseGpt:
         """Return new weights, and which are zero."""
         if layer.second is None:
             raise InternalError("sparsegpt needs second moments")
-        order, steps = _order(pattern, layer)
+        order, free = _order(pattern, layer)
         result, zeros = np.empty_like(layer.weight), np.zeros(layer.weight.shape, np.bool_)
         mean = layer.second.mean
         hessians = layer.second.covariance + mean[:, :, None] * mean[:, None, :]
         for group, hessian in enumerate(hessians):
             factor = self._factor(hessian[np.ix_(order, order)])
-            new, gone = _swept(layer.weight[group][:, order], factor, pattern, steps)
+            new, gone = _swept(layer.weight[group][:, order], factor, pattern, free)
             result[group][:, order], zeros[group][:, order] = new, gone
         return result, zeros
 
@@ -61,38 +61,37 @@ class SparseGpt:
         return upper
 
 
-def _order(pattern: Pattern, layer: Layer) -> tuple[NDArray[np.int64], list[slice]]:
-    """Return the order of columns and the stretches in which zeros are chosen.
+def _order(pattern: Pattern, layer: Layer) -> tuple[NDArray[np.int64], int]:
+    """Return the order of columns, and how many of them may have zeros.
 
-    Blocks of N:M come first, one stretch each; channels in no whole block last: they stay, and take
-    up what the others lost.
+    Blocks of N:M come first, channels in no whole block last: they stay, and take up what the others
+    lost.
     """
     columns = layer.weight.shape[-1]
     if not pattern.of:
-        starts = range(0, columns, _STRETCH)
-        return np.arange(columns), [slice(s, min(s + _STRETCH, columns)) for s in starts]
-    blocks = pattern.blocks(columns, layer.taps)
-    rest = np.setdiff1d(np.arange(columns), blocks)
-    steps = [slice(s, s + pattern.of) for s in range(0, blocks.size, pattern.of)]
-    return np.concatenate([blocks.ravel(), rest]), steps
+        return np.arange(columns), columns
+    blocks = pattern.blocks(columns, layer.taps).ravel()
+    return np.concatenate([blocks, np.setdiff1d(np.arange(columns), blocks)]), blocks.size
 
 
-def _swept(
-    weight: Floats, factor: Floats, pattern: Pattern, steps: list[slice]
-) -> tuple[Floats, Bools]:
-    """Go over the columns of one matrix, (q, p); return new weights and zeros."""
+def _swept(weight: Floats, factor: Floats, pattern: Pattern, free: int) -> tuple[Floats, Bools]:
+    """Go over the columns of one matrix, (q, p), of which the first `free` may have zeros."""
     new, zeros = weight.copy(), np.zeros(weight.shape, np.bool_)
-    for step in steps:
-        part, scale = new[:, step], np.diag(factor)[step]
-        gone = _chosen((part / scale) ** 2, pattern)
-        errors = np.empty_like(part)
-        for j in range(part.shape[1]):
-            at = step.start + j
-            errors[:, j] = np.where(gone[:, j], new[:, at], 0.0) / factor[at, at]
-            new[:, at : step.stop] -= np.outer(errors[:, j], factor[at, at : step.stop])
-            new[gone[:, j], at] = 0.0  # what rounding left
-        new[:, step.stop :] -= errors @ factor[step, step.stop :]
-        zeros[:, step] = gone
+    ahead = pattern.of or _STRETCH  # columns whose zeros are chosen at once
+    stretch = max(_STRETCH // ahead, 1) * ahead
+    for start in range(0, free, stretch):
+        stop = min(start + stretch, free)
+        errors = np.zeros((len(weight), stop - start))
+        for at in range(start, stop):
+            if (at - start) % ahead == 0:
+                part = slice(at, min(at + ahead, stop))
+                cost = (new[:, part] / np.diag(factor)[part]) ** 2
+                zeros[:, part] = _chosen(cost, pattern)
+            error = np.where(zeros[:, at], new[:, at], 0.0) / factor[at, at]
+            new[:, at:stop] -= np.outer(error, factor[at, at:stop])
+            new[zeros[:, at], at] = 0.0  # what rounding left
+            errors[:, at - start] = error
+        new[:, stop:] -= errors @ factor[start:stop, stop:]
     return new, zeros
 
 
