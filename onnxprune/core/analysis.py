@@ -221,7 +221,7 @@ class CostModel:
                 terms.append(self._term(macs.axes, macs.times, instance))
                 self.mac_nodes.append(record.index)
         graph, ones = analysis.graph, len(roots)
-        weights = [(name, *self._tensor_term(name)) for name in graph.weights]
+        weights = [(name, *self.tensor_term(name, w.shape)) for name, w in graph.weights.items()]
         each = parameters_each(graph, analysis.records)
         params = [(r, n * each.get(name, is_parameter(graph, name))) for name, r, n in weights]
         size = [(rows, times * _bytes_each(graph, name)) for name, rows, times in weights]
@@ -249,9 +249,10 @@ class CostModel:
                 constant *= size / axis.size
         return rows, constant
 
-    def _tensor_term(self, tensor: str) -> tuple[list[int], float]:
+    def tensor_term(self, tensor: str, shape: Sequence[int]) -> tuple[list[int], float]:
+        """Return the elements of a tensor of this (uncut) shape as rows of `lengths` and a constant."""
         space, rows, constant = self.analysis.space, [], 1.0
-        for number, size in enumerate(self.analysis.graph.weights[tensor].shape):
+        for number, size in enumerate(shape):
             axis = space.find(tensor, number)
             row = None if axis is None else self._row.get(space.root(axis))
             if row is None:

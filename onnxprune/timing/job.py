@@ -130,7 +130,12 @@ def write_job(request: BenchRequest, folder: Path, *, copy: bool = False) -> lis
     job = {
         "models": [{"name": p.name, "file": f} for p, f in zip(request.models, files, strict=True)],
         "cells": [
-            {"batch": b, "threads": t, "feeds": [f"feeds/{b}-{n}.npz" for n in range(len(graphs))]}
+            {
+                "batch": b,
+                "threads": t,
+                "models": list(range(len(graphs))),
+                "feeds": [f"feeds/{b}-{n}.npz" for n in range(len(graphs))],
+            }
             for b, t in request.cells
         ],
         "provider": request.provider,
@@ -140,14 +145,20 @@ def write_job(request: BenchRequest, folder: Path, *, copy: bool = False) -> lis
         "least": _LEAST,
         "most": _MOST,
         "profile": request.profile,
+        "alone": True,
     }
     (folder / "job.json").write_text(json.dumps(job, indent=1))
-    shutil.copyfile(runner.__file__, folder / "run.py")
+    put_runner(folder)
     first = fed[request.batches[0]]
     return [
         Subject(path, graph, (path, *(file for file, _ in _beside(path, graph))), feeds)
         for path, graph, feeds in zip(request.models, graphs, first, strict=True)
     ]
+
+
+def put_runner(folder: Path) -> None:
+    """Put what does a job beside it, as `run.py`."""
+    shutil.copyfile(runner.__file__, folder / "run.py")
 
 
 def _feeds(request: BenchRequest, graphs: Sequence[Graph], batch: int) -> list[dict[str, Array]]:

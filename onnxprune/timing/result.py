@@ -76,8 +76,9 @@ class JobModel:
 
 @dataclass(frozen=True, config=_FINITE)
 class JobCell:
-    """Samples in a run, and intra-op threads; 0: onnxruntime's own choice."""
+    """Numbers of the models timed in turns, samples in a run, and threads; 0: onnxruntime's choice."""
 
+    models: list[int]
     batch: int
     threads: int
 
@@ -89,6 +90,8 @@ class Job:
     models: list[JobModel]
     cells: list[JobCell]
     provider: str
+    profile: bool
+    alone: bool
 
 
 @dataclass(frozen=True, config=_FINITE)
@@ -97,9 +100,24 @@ class Result:
 
     job: Job
     machine: Machine
-    models: list[Alone]
+    models: list[Alone]  # none if not asked for
     cells: list[Cell]
-    profiles: list[list[NodeTime] | None]
+    profiles: list[list[NodeTime]]  # none if not asked for
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is one of each that the job asks for."""
+        count = len(self.job.models)
+        sizes = [
+            {len(row) for life in cell.times for row in life} == {len(asked.models)}
+            for asked, cell in zip(self.job.cells, self.cells, strict=False)
+        ]
+        return (
+            len(self.models) == count * self.job.alone
+            and len(self.profiles) == count * self.job.profile
+            and len(self.cells) == len(self.job.cells) > 0
+            and all(sizes)
+        )
 
 
 def read_result(text: bytes, names: list[str]) -> Result:
@@ -116,8 +134,6 @@ def read_result(text: bytes, names: list[str]) -> Result:
         raise OnnxPruneError(f"no result of a bench: {where}: {first['msg']}") from error
     if (timed := [model.name for model in found.job.models]) != names:
         raise OnnxPruneError(f"this result is of {timed}, expected {names}: give the same models")
-    rows = {len(row) for cell in found.cells for life in cell.times for row in life}
-    counts = (len(found.models), len(found.profiles), len(found.cells), rows)
-    if not found.cells or counts != (len(names), len(names), len(found.job.cells), {len(names)}):
+    if not found.fits:
         raise OnnxPruneError("no result of a bench: its parts do not fit together; run it again")
     return found

@@ -133,8 +133,10 @@ def bundle(request: BenchRequest, path: Path) -> Path:
 def _report(request: BenchRequest, subjects: list[Subject], found: Result) -> BenchReport:
     costs = [_cost(subject) for subject in subjects]
     profiles = [
-        Profiled(subject.graph, _macs_by_name(cost), times or [])
-        for subject, cost, times in zip(subjects, costs, found.profiles, strict=True)
+        Profiled(subject.graph, macs_by_name(cost), times)
+        for subject, cost, times in zip(
+            subjects, costs, found.profiles or [[]] * len(subjects), strict=True
+        )
     ]
     cells = tuple(
         CellReport(
@@ -174,7 +176,8 @@ def _cost(subject: Subject) -> CostModel:
     return CostModel(analysis, instance_of(analysis.graph, subject.feeds))
 
 
-def _macs_by_name(cost: CostModel) -> dict[str, float]:
+def macs_by_name(cost: CostModel) -> dict[str, float]:
+    """Return multiply-accumulates of one run by the name of the node (or what it makes)."""
     nodes = cost.analysis.graph.nodes
     each = cost.macs_by_node(cost.full)
     return {nodes[number].name or nodes[number].output[0]: macs for number, macs in each.items()}

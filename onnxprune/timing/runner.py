@@ -5,9 +5,9 @@
 reads `FOLDER/job.json` and writes `FOLDER/result.json`. It needs Python 3.8, NumPy and onnxruntime, and
 nothing of onnxprune: `bench` runs it in a child process here, and over SSH or from a bundle elsewhere.
 
-Every cell of the job (a batch size with a number of threads) is timed in several *lives*. In each, all
-models are loaded anew, in another order, and run in turns. Within a life a busy machine slows all alike;
-between lives the luck of how memory was laid out is drawn again, which is worth a percent or two.
+Every cell of the job (some models, a batch size, a number of threads) is timed in several *lives*. In
+each, its models are loaded anew, in another order, and run in turns. Within a life a busy machine slows
+all alike; between lives the luck of how memory was laid out is drawn again, worth a percent or two.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ PAGES = {"darwin": 1}  # ru_maxrss is in bytes there, in KiB elsewhere
 def main(folder: Path) -> None:
     """Do the job of a folder; progress goes to stdout, a line of JSON each."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    steps = len(job["cells"]) * job["lives"] + 2 * len(job["models"])
-    tell = Progress(steps)
+    models = range(len(job["models"]))
+    tell = Progress(
+        len(job["cells"]) * job["lives"] + (job["alone"] + job["profile"]) * len(models)
+    )
     facts = []
-    for number in range(len(job["models"])):
+    for number in models if job["alone"] else ():
         facts.append(alone(folder, number))
         tell()
     cells = []
@@ -47,8 +49,8 @@ def main(folder: Path) -> None:
             tell()
         cells.append({"times": [life["times"] for life in lives], "provider": lives[0]["provider"]})
     profiles = []
-    for number in range(len(job["models"])):
-        profiles.append(profile(folder, job, number) if job["profile"] else None)
+    for number in models if job["profile"] else ():
+        profiles.append(profile(folder, job, number))
         tell()
     result = {
         "job": job,
@@ -122,7 +124,9 @@ def session(folder: Path, job: Job, number: int, cell: Job, tracing: str = "") -
 
 def feeds_of(folder: Path, cell: Job, number: int) -> dict[str, Any]:
     """Return the inputs of one run of a model."""
-    with np.load(folder / cell["feeds"][number], allow_pickle=False) as arrays:
+    with np.load(
+        folder / cell["feeds"][cell["models"].index(number)], allow_pickle=False
+    ) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
@@ -144,11 +148,12 @@ def runner(made: Any, feeds: dict[str, Any]) -> Callable[[], object]:
 
 
 def rounds(folder: Path, job: Job, cell: Job, life: int) -> dict[str, Any]:
-    """Load all models anew and run them in turns; milliseconds per round and model."""
-    count = len(job["models"])
+    """Load the models of a cell anew and run them in turns; milliseconds per round and model."""
+    numbers = cell["models"]
+    count = len(numbers)
     order = [(life + i) % count for i in range(count)]
-    sessions = {number: session(folder, job, number, cell) for number in order}
-    runs = [runner(sessions[n], feeds_of(folder, cell, n)) for n in range(count)]
+    sessions = {place: session(folder, job, numbers[place], cell) for place in order}
+    runs = [runner(sessions[i], feeds_of(folder, cell, numbers[i])) for i in range(count)]
     for _ in range(WARM_UP):
         for run in runs:
             run()
@@ -157,14 +162,20 @@ def rounds(folder: Path, job: Job, cell: Job, life: int) -> dict[str, Any]:
     while len(times) < job["least"] or time.perf_counter() - start < job["seconds"]:
         row = [0.0] * count
         first = len(times) % count
-        for number in [*order[first:], *order[:first]]:
+        for place in [*order[first:], *order[:first]]:
             before = time.perf_counter()
-            runs[number]()
-            row[number] = 1e3 * (time.perf_counter() - before)
+            runs[place]()
+            row[place] = 1e3 * (time.perf_counter() - before)
         times.append(row)
         if len(times) >= job["most"]:
             break
     return {"times": times, "provider": sessions[0].get_providers()[0]}
+
+
+def first_cell(job: Job, number: int) -> Job:
+    """Return the first cell that a model is in."""
+    cells: list[Job] = job["cells"]
+    return next(cell for cell in cells if number in cell["models"])
 
 
 def alone(folder: Path, number: int) -> Any:
@@ -180,7 +191,7 @@ def alone(folder: Path, number: int) -> Any:
 def load_alone(folder: Path, number: int) -> dict[str, Any]:
     """Do in this process what `alone` asks of another."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    cell = job["cells"][0]
+    cell = first_cell(job, number)
     feeds = feeds_of(folder, cell, number)
     before, start = peak(), time.perf_counter()
     made = session(folder, job, number, cell)
@@ -203,7 +214,7 @@ def peak() -> int | None:
 
 def profile(folder: Path, job: Job, number: int) -> list[dict[str, Any]]:
     """Return the nodes that really ran, with microseconds per run (the median of several)."""
-    cell = job["cells"][0]
+    cell = first_cell(job, number)
     made = session(folder, job, number, cell, tracing=str(folder / f"trace{number}"))
     run = runner(made, feeds_of(folder, cell, number))
     for _ in range(WARM_UP + job["least"]):

@@ -1,0 +1,145 @@
+"""Time as a sum of products of lengths, fitted to what every kernel took in cut copies of the model.
+
+A kernel that multiplies takes a + b (multiply-accumulates) + c (elements it writes), with a, b, c at
+least zero: start, arithmetic, memory. One that does not multiply takes a + c (elements). On the widths
+that a provider computes without waste these are products of axis lengths, as MACs are, so a budget in
+time is met by the same exact bookkeeping as one in MACs.
+
+Kernels are timed where they stand, in whole models after the provider's own fusions; what is fused
+behind a node counts as that node. Times are shares of what the original takes in the same turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from ..core.analysis import CostModel
+from ..core.shapes import Instance
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Term = tuple[list[int], float]  # rows of the cost model's lengths, and a constant
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """One cut copy, as it ran.
+
+    Attributes:
+        lengths: of the cost model.
+        ratio: its time as a share of the original's.
+        kernels: shares of that time, by the node that a kernel stands for.
+    """
+
+    lengths: Floats
+    ratio: float
+    kernels: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyModel:
+    """A fitted sum of products.
+
+    Attributes:
+        rows, constants: as those of `CostModel.products`; the uncut model comes to about 1.
+        milliseconds: one run of the original.
+        error: median over the copies it was fitted to of |predicted / measured - 1|.
+    """
+
+    rows: Ints
+    constants: Floats
+    milliseconds: float
+    error: float
+
+    def ratio(self, lengths: Floats) -> float:
+        """Return the predicted share of the original's time."""
+        return float(self.constants @ lengths[self.rows].prod(axis=1))
+
+
+def fitted(
+    cost: CostModel, instance: Instance, copies: Sequence[Observed], milliseconds: float
+) -> LatencyModel:
+    """Fit every kernel, then scale all so that whole models come out right.
+
+    Args:
+        cost: of the original.
+        instance: the shapes it was timed at.
+        copies: what was observed, the original among them.
+        milliseconds: one run of the original.
+    """
+    features = _Features(cost, instance)
+    terms: list[Term] = []
+    lengths = np.array([copy.lengths for copy in copies])
+    for name in sorted({name for copy in copies for name in copy.kernels}):
+        times = np.array([copy.kernels.get(name, 0.0) for copy in copies])
+        parts = features.of(name)
+        columns = np.stack([_evaluated(part, lengths) for part in parts], axis=1)
+        weights = _least(columns, times)
+        terms += [
+            (rows, constant * float(weight))
+            for part, weight in zip(parts, weights, strict=True)
+            for rows, constant in part
+            if weight > 0
+        ]
+    rows, constants = _padded(terms, len(cost.full) - 1)
+    found = LatencyModel(rows, constants, milliseconds, 0.0)
+    measured = np.array([copy.ratio for copy in copies])
+    predicted = np.array([found.ratio(copy.lengths) for copy in copies])
+    scale = float(np.median(measured / predicted))
+    error = float(np.median(np.abs(predicted * scale / measured - 1)))
+    return LatencyModel(rows, constants * scale, milliseconds, error)
+
+
+class _Features:
+    """What a kernel's time may grow with, as sums of products of lengths."""
+
+    def __init__(self, cost: CostModel, instance: Instance) -> None:
+        nodes = cost.analysis.graph.nodes
+        self.nodes = {node.name or node.output[0]: node for node in nodes}
+        self.cost, self.instance = cost, instance
+        self.macs: dict[str, list[Term]] = {}
+        for number, rows, constant in zip(cost.mac_nodes, *cost.products("macs"), strict=True):
+            name = nodes[number].name or nodes[number].output[0]
+            self.macs.setdefault(name, []).append((rows.tolist(), float(constant)))
+
+    def of(self, name: str) -> list[list[Term]]:
+        """Return a kernel's features: a constant, arithmetic, elements written."""
+        constant: list[Term] = [([], 1.0)]
+        if name not in self.nodes:  # a change of layout: it grows with all that is computed
+            return [constant, [term for terms in self.macs.values() for term in terms]]
+        written = [
+            self.cost.tensor_term(tensor, self.instance.shapes[tensor])
+            for tensor in self.nodes[name].output
+            if tensor in self.instance.shapes
+        ]
+        return [part for part in (constant, self.macs.get(name, []), written) if part]
+
+
+def _evaluated(part: Sequence[Term], lengths: Floats) -> Floats:
+    """Return a sum of products at many lengths: (N, R) -> (N,)."""
+    total = np.zeros(len(lengths))
+    for rows, constant in part:
+        total += constant * lengths[:, rows].prod(axis=1)
+    return total
+
+
+def _least(columns: Floats, times: Floats) -> Floats:
+    """Return the weights of columns, none negative, that explain the times best."""
+    scale = np.maximum(columns.max(axis=0), 1e-300)
+    weights, _ = nnls(columns / scale, times)
+    found: Floats = weights / scale
+    return found
+
+
+def _padded(terms: Sequence[Term], ones: int) -> tuple[Ints, Floats]:
+    """Return rows as one array, padded with the row that is always 1."""
+    depth = max((len(rows) for rows, _ in terms), default=0)
+    table = np.full((len(terms), depth), ones, np.int64)
+    for number, (rows, _) in enumerate(terms):
+        table[number, : len(rows)] = rows
+    return table, np.array([constant for _, constant in terms], np.float64)
