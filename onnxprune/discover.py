@@ -10,6 +10,7 @@ _ROOMS = (
     "onnxprune.ops",
     "onnxprune.calibration",
     "onnxprune.passes.criteria",
+    "onnxprune.passes.depth",
     "onnxprune.passes.surgery",
 )
 

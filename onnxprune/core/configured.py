@@ -54,3 +54,10 @@ def _replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
             reason = error.errors()[0]["msg"].lower()
             raise OnnxPruneError(f"{what}, {setting}='{value}': {reason}") from error
     return dataclasses.replace(entry, **values)  # type: ignore[type-var]  # it is one: `known` is not empty
+
+
+def settings_of(registered: object) -> Mapping[str, Any]:
+    """Return the settings of what is registered: the fields of its dataclass."""
+    if dataclasses.is_dataclass(registered) and not isinstance(registered, type):
+        return dataclasses.asdict(registered)
+    return {}

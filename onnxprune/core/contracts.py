@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .alignment import Point
 from .analysis import Analysis, Group, Mask
 from .declared import Quantised
 from .errors import OnnxPruneError
@@ -224,6 +225,8 @@ class Calibration:
         widest: operators with more columns than this are left out of second moments.
         kept: samples whose activations are kept whole, for maps.
         positions: positions kept per sample and channel, for maps.
+        points: whose activations are compared with each other.
+        pairs: of those, by number: between which the way is measured.
     """
 
     shapes: Mapping[str, Shape]
@@ -232,6 +235,8 @@ class Calibration:
     widest: int
     kept: int = 256
     positions: int = 1024
+    points: tuple[Point, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 class Fold(Protocol):

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .alignment import Alignment, Shifts
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Norm = Literal["l1", "l2", "mean", "std"]
@@ -140,6 +142,8 @@ class Statistics:
         random: True when made from random data.
         maps: of some of the samples; None unless asked for.
         summaries: of all samples; None unless asked for.
+        alignment: between points of the model; None unless asked for.
+        shifts: between pairs of them; None unless asked for.
         contributions: by index of the linear operator's node; None unless asked for.
     """
 
@@ -150,4 +154,6 @@ class Statistics:
     random: bool = False
     maps: Maps | None = None
     summaries: Summaries | None = None
+    alignment: Alignment | None = None
+    shifts: Shifts | None = None
     contributions: dict[int, Contributions] | None = None

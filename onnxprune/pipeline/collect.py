@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ..core.alignment import Point
 from ..core.analysis import Analysis
 from ..core.contracts import COLLECTORS, Calibration, Fold, Progress, Samples, silent
 from ..core.errors import DataError
@@ -31,6 +32,8 @@ def collect(
     rows: int = 32,
     widest: int = 6144,
     batch: int | None = None,
+    points: tuple[Point, ...] = (),
+    pairs: tuple[tuple[int, int], ...] = (),
     provider: str = "CPUExecutionProvider",
     seed: int = 0,
     progress: Progress = silent,
@@ -48,6 +51,8 @@ def collect(
         widest: operators that read more values per output position get no second moments
             (p^2 numbers of 8 bytes are kept per operator; 6144 is 300 MB).
         batch: samples per run; None chooses by the size of what is read.
+        points: compared for "cka" (in blocks of consecutive samples: their order counts there).
+        pairs: of those, by number, for "shifts".
         provider: onnxruntime execution provider.
         seed: of the output positions.
         progress: called after each run.
@@ -60,7 +65,9 @@ def collect(
     if samples.count == 0:
         raise DataError("there are no samples to calibrate on: give at least one")
     count = samples.batch or 1
-    settings = Calibration(_shapes(analysis, samples, count), count, rows, widest)
+    settings = Calibration(
+        _shapes(analysis, samples, count), count, rows, widest, points=points, pairs=pairs
+    )
     folds = [COLLECTORS[name].start(analysis, settings) for name in sorted(set(needs))]
     size = batch or _batch(folds, settings, count)
     steps = stream(

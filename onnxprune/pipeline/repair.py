@@ -25,6 +25,7 @@ def repair(
         request.ridge,
         request.rows,
         request.progress,
+        original=subject.whole.analysis.graph,
     )
     with clock("repair"), blas_threads(subject.analysis):
         return decision.repair[1].apply(task)

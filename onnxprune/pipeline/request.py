@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from ..core.configured import configured
 from ..core.contracts import CRITERIA, REPAIRS, Criterion, Progress, Repair, silent
+from ..core.depth import DEPTH, DepthScore
 from ..core.errors import BudgetError, DataError, OnnxPruneError
 from ..discover import discover
 from ..measure.drop import Metric, read_share
@@ -20,7 +21,7 @@ from .samples import Data
 
 By = Literal["macs", "params", "size"]
 _BUDGETS = ("macs", "params", "size", "ratio")
-_DECIDING = ("criterion", "unlock", "drop_block")  # which a plan does
+_DECIDING = ("criterion", "unlock", "drop_block", "depth")  # which a plan does
 _CHOICES = {"scope": Scope, "normalise": Normalise, "metric": Metric, "by": By}
 _LEAST = {"samples": 1, "rows": 1, "seed": 0, "ridge": 0, "trials": 1, "judge_samples": 1}
 _MOST_TRIALS = 20  # a millionth of the way
@@ -68,6 +69,9 @@ class PruneRequest:
         drop_block: names or patterns of blocks (see `inspect`) that are left out whole, before
             channels are chosen; without a budget nothing else goes. Scores and repair look at what
             remains without them.
+        depth: what chooses such blocks instead, written as `criterion` is: "mpruner", which goes on while
+            accuracy (agreement without labels) holds, or a score that only ranks, such as "cosine".
+        blocks: how many of the blocks that compete go by a score that ranks, or which share of them.
         unlock: what may shrink of that which callers of the model see: "input:NAME", "output:NAME" or
             "vocabulary:NAME", with "@AXIS" at the end if it is not the usual one.
         keep_rows, keep_classes, keep_features: positions of the unlocked vocabulary, output or input
@@ -106,6 +110,8 @@ class PruneRequest:
     judge: Data | None = None
     judge_samples: int = 4096
     drop_block: tuple[str, ...] | str = ()
+    depth: str | None = None
+    blocks: float | str | None = None
     scope: Scope | None = None
     normalise: Normalise | None = None
     round_to: int = 8
@@ -151,19 +157,66 @@ class PruneRequest:
             raise BudgetError(f"--plan decides what goes: leave out --{first}")
         _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
         self._check_search()
-        alone = self.only_lists or self.only_blocks
-        least = 0 if self.plan is not None or self.scoring[1].chooses or alone else 1
+        self._check_depth()
         if self.only_lists and self.criterion is not None:
             raise BudgetError(
                 "--criterion has nothing to rank: the lists of what to keep say what goes; "
                 "give a budget too, or leave it out"
             )
-        if not least <= len(given) <= 1:
+        if not self.needs_budget <= len(given) <= 1:
             found = " and ".join(f"--{name.replace('_', '-')}" for name in given) or "none"
             raise BudgetError(
                 "expected one budget of --macs, --params, --size, --ratio, or --max-drop, "
                 f"found {found}"
             )
+
+    @property
+    def needs_budget(self) -> bool:
+        """Whether nothing else says how much goes."""
+        alone = self.only_lists or self.only_blocks
+        return not (self.plan is not None or self.scoring[1].chooses or alone)
+
+    def _check_depth(self) -> None:
+        """Refuse what makes no sense of blocks."""
+        if self.depth is None:
+            if self.blocks is not None:
+                raise OnnxPruneError("--blocks is of use with --depth only: name a score, too")
+            return
+        if self.dropped:
+            raise OnnxPruneError(
+                "--depth chooses blocks, --drop-block names them: give one of them"
+            )
+        name, score = self.deepening
+        if score.guard is None and self.blocks is None:
+            raise BudgetError(f"--depth {name} ranks blocks: say how many go with --blocks")
+        if score.guard is not None and self.blocks is not None:
+            raise BudgetError(f"--depth {name} says by itself what goes: leave out --blocks")
+        _ = self.block_count
+
+    @property
+    def deepening(self) -> tuple[str, DepthScore]:
+        """Name and object of the depth score, where one is asked for."""
+        return configured(DEPTH, self.depth or "")
+
+    @property
+    def block_count(self) -> float | None:
+        """How many blocks go: a whole number, or a share below 1.
+
+        Raises:
+            BudgetError: if it is neither.
+        """
+        if self.blocks is None:
+            return None
+        text = str(self.blocks).strip()
+        try:
+            value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            value = 0.0
+        if not (0 < value < 1 or (value >= 1 and value.is_integer() and not text.endswith("%"))):
+            raise BudgetError(
+                f"--blocks {self.blocks}: expected how many go, such as 6, or a share, such as 25%"
+            )
+        return value
 
     def _check_search(self) -> None:
         """Refuse what makes no sense of a search."""
@@ -227,7 +280,7 @@ class PruneRequest:
     def only_blocks(self) -> bool:
         """Whether blocks are left out and nothing else."""
         more = self.bounded or self.scoring[1].chooses or self.only_lists
-        return bool(self.dropped) and not more
+        return bool(self.dropped or self.depth) and not more
 
     @property
     def options(self) -> Options:

@@ -180,6 +180,7 @@ def _plan(
         pruned=pruned,
         proof=None if proof is None else vars(proof),
         depth=subject.depth,
+        chosen=subject.chosen,
     )
 
 

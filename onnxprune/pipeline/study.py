@@ -15,11 +15,12 @@ from ..core.interface import interface_of
 from ..core.listed import decided
 from ..files.store import load
 from ..measure.clock import Clock
-from ..plan import read_plan
+from ..plan import PlannedDepth, read_plan
 from ..proof.example import example, instance_of
 from ..show.overview import nothing_prunable
 from ..structure.dependency import analyse
 from ..structure.unlock import Unlock
+from .deepen import choose
 from .depth import depth_mask
 from .request import PruneRequest
 from .samples import Data, open_samples
@@ -37,6 +38,7 @@ class Subject:
         size: bytes on the disk, external weights included.
         source: as read from the file.
         depth: the blocks that are left out of it before channels are chosen; None: all stay.
+        chosen: how those were chosen; None: by name, or as a plan says.
         whole: cost of all of it, at the shapes of `feeds`.
         graph: what channels are chosen from: without those blocks.
         analysis: of its normal form.
@@ -49,6 +51,7 @@ class Subject:
     size: int
     source: Graph
     depth: Mask | None
+    chosen: PlannedDepth | None
     whole: CostModel
     graph: Graph
     analysis: Analysis
@@ -72,21 +75,34 @@ def study(request: PruneRequest, clock: Clock) -> Subject:
     _refuse_output(request)
     with clock("analyse"):
         entire = analysis = analyse(source, _unlocked(request))
-        depth = depth_mask(request, entire)
-        if depth is not None:
-            graph = SURGERIES["blocks"](depth)
-            analysis = analyse(graph, _unlocked(request))
-    if not analysis.groups and depth is None:
+        depth, chosen = depth_mask(request, entire), None
+    if not entire.groups and depth is None and request.depth is None:
         raise OnnxPruneError(nothing_prunable(analysis))
     with clock("open data"):
-        calibration, held_out = _split(request, graph, analysis)
-        feeds = example(analysis.graph, calibration)
+        calibration, held_out = _split(request, source, entire)
+        feeds = example(entire.graph, calibration)
         whole = cost = CostModel(entire, instance_of(entire.graph, feeds))
-        if depth is not None:
+    if request.depth is not None:
+        depth, chosen = choose(request, entire, calibration, clock)
+    if depth is not None:
+        with clock("analyse"):
+            graph = SURGERIES["blocks"](depth)
+            analysis = analyse(graph, _unlocked(request))
             cost = CostModel(analysis, instance_of(analysis.graph, feeds))
     size = _size(path, source)
     return Subject(
-        path, size, source, depth, whole, graph, analysis, cost, feeds, calibration, held_out
+        path,
+        size,
+        source,
+        depth,
+        chosen,
+        whole,
+        graph,
+        analysis,
+        cost,
+        feeds,
+        calibration,
+        held_out,
     )
 
 

@@ -23,7 +23,11 @@ class Replay:
     """The state of one graph executed up to some cut, over a fixed list of input batches."""
 
     def __init__(
-        self, graph: Graph, dtypes: Mapping[str, int], batches: Sequence[Mapping[str, Array]]
+        self,
+        graph: Graph,
+        dtypes: Mapping[str, int],
+        batches: Sequence[Mapping[str, Array]],
+        wanted: Iterable[str] = (),
     ) -> None:
         """Start before the first node.
 
@@ -31,8 +35,9 @@ class Replay:
             graph: the model; weights of nodes not yet executed may still be edited.
             dtypes: element type per tensor.
             batches: input name -> array, one mapping per call of onnxruntime.
+            wanted: tensors that will be asked for: kept, once known, until taken out of `wanted`.
         """
-        self.graph, self.dtypes = graph, dtypes
+        self.graph, self.dtypes, self.wanted = graph, dtypes, set(wanted)
         self.live: dict[str, list[Array]] = {
             name: [batch[name] for batch in batches] for name in batches[0]
         }
@@ -48,8 +53,8 @@ class Replay:
         return self.live[name]
 
     def forget(self) -> None:
-        """Drop tensors that no pending node reads."""
-        needed = {name for i in self._pending for name in self._reads[i]}
+        """Drop tensors that no pending node reads and nobody will ask for."""
+        needed = {name for i in self._pending for name in self._reads[i]} | self.wanted
         self.live = {name: value for name, value in self.live.items() if name in needed}
 
     def pending_ancestors(self, name: str) -> list[int]:
@@ -71,7 +76,7 @@ class Replay:
     def _execute(self, piece: list[int], wanted: str) -> None:
         inside = set(piece)
         self._pending = [i for i in self._pending if i not in inside]
-        later = {name for i in self._pending for name in self._reads[i]} | {wanted}
+        later = {name for i in self._pending for name in self._reads[i]} | {wanted} | self.wanted
         made = [o for i in piece for o in self.graph.nodes[i].output if o in later]
         read = dict.fromkeys(name for i in piece for name in self._reads[i] if name in self.live)
         session = Session(self._piece(piece, read, made))

@@ -4,6 +4,10 @@ For every linear operator downstream of a removal, from inputs to outputs: X are
 the *repaired so far* model, Y what the original model computes at that place; least squares gives the
 new weights. Where the output joins a sum (residual Add), Y is the original sum minus what the other
 branch delivers now, so that errors already in the stream are corrected too.
+
+Where whole blocks were left out, what followed y = x + b(x) now follows x. Whoever reads it is
+refitted to what it computed from y, which makes up for a map from x to y that is linear, and the next
+operators that write to the stream to what the stream was.
 """
 
 from __future__ import annotations
@@ -32,12 +36,14 @@ from onnxprune.core.scopes import captured_names
 from onnxprune.core.shapes import instantiate
 
 from ._columns import KeptBlock, kept_block, kept_outputs, shared_weights
+from ._junctions import rerouted
 from ._refit import Normal
 from ._replay import Replay, peak_bytes
 
 log = logging.getLogger(__name__)
 
 _BATCH = 64  # samples per call; also the chunk in which rows are folded
+_NO_SHIFT: Array | float = 0.0
 _MEMORY = 2 << 30  # bytes of live activations of both models together
 
 
@@ -62,14 +68,17 @@ class _Sweep:
     def __init__(self, task: RepairTask) -> None:
         self.task, self.mask, self.analysis = task, task.mask, task.mask.analysis
         self.graph = task.pruned.copy()
-        self.plan = list(self._refitted())
+        original = self.analysis.graph if task.original is None else task.original
+        self.plan = list(self._refitted(original))
         for linear, _ in self.plan:  # nodes may be added now, not once the replay has begun
             ensure_bias(self.graph, linear, len(kept_outputs(self.mask, linear)))
-        batches = self._batches()
+        batches = self._batches(original)
         self.keys = [sample_keys(feeds, self._samples(feeds)) for feeds in batches]
-        types = instantiate(self.graph, {}, fold=False)
-        dtypes = {**self.analysis.shapes.dtypes, **(types.dtypes if types else {})}
-        self.original = Replay(self.analysis.graph, dtypes, batches)
+        dtypes = dict(self.analysis.shapes.dtypes)
+        for graph in (self.graph, original):
+            types = instantiate(graph, {}, fold=False)
+            dtypes |= types.dtypes if types else {}
+        self.original = Replay(original, dtypes, batches, (linear.y for linear, _ in self.plan))
         interface = interface_of(self.mask)
         self.repaired = Replay(self.graph, dtypes, [interface.feeds(batch) for batch in batches])
 
@@ -80,25 +89,32 @@ class _Sweep:
             self.task.progress("repair", number, len(self.plan))
             waiting.discard(linear.node)
             self._refit(linear, block, waiting)
+            self.original.wanted.discard(linear.y)
             self.original.forget()
             self.repaired.forget()
         return self.graph
 
-    def _refitted(self) -> Iterator[tuple[Linear, KeptBlock]]:
+    def _refitted(self, original: Graph) -> Iterator[tuple[Linear, KeptBlock]]:
         """Yield the operators whose input differs from the original, in topological order."""
-        tied = shared_weights(self.graph)
+        tied, moved = shared_weights(self.graph), rerouted(original, self.analysis.graph)
+        known = {name for node in original.nodes for name in node.output}
         dirty: set[str] = set()
         linears = {linear.node: linear for linear in self.analysis.linears()}
         for index, node in enumerate(self.analysis.graph.nodes):
             linear = linears.get(index)
             lost = linear is not None and self.mask.gone_at(linear.x, linear.x_axis) is not None
-            if lost or not dirty.isdisjoint([*node.input, *captured_names(node)]):
+            if lost or index in moved or not dirty.isdisjoint([*node.input, *captured_names(node)]):
                 dirty.update(node.output)
                 block = None if linear is None else kept_block(self.mask, linear)
-                if linear is not None and block is not None and linear.weight not in tied:
+                if (
+                    linear is not None
+                    and block is not None
+                    and linear.weight not in tied
+                    and linear.y in known
+                ):
                     yield linear, block
 
-    def _batches(self) -> list[dict[str, Array]]:
+    def _batches(self, original: Graph) -> list[dict[str, Array]]:
         """Read as many samples as fit the memory for activations."""
         samples = self.task.samples
         if samples is None or samples.count == 0:
@@ -106,7 +122,7 @@ class _Sweep:
                 "sequential repair needs sample inputs: give --data, or --repair none"
             )
         first = samples.read(0, min(samples.count, samples.batch or 1))
-        each = 2 * peak_bytes(self.analysis.graph, first) / (samples.batch or 1)
+        each = 2 * peak_bytes(original, first) / (samples.batch or 1)
         count = max(min(samples.count, int(_MEMORY / max(each, 1))), samples.batch or 1)
         if count < samples.count:
             log.warning(
@@ -120,20 +136,18 @@ class _Sweep:
         return 1 if samples is None or samples.batch == 1 else len(next(iter(feeds.values())))
 
     def _refit(self, linear: Linear, block: KeptBlock, waiting: set[int]) -> None:
-        x, y = self.repaired.value(linear.x), self.original.value(linear.y)
-        outputs = kept_outputs(self.mask, linear)
-        other = self._other_branch(linear, waiting)
-        if other is not None:
-            y = self.original.value(self.analysis.sums[linear.y])
+        x, outputs = self.repaired.value(linear.x), kept_outputs(self.mask, linear)
+        other, shift = self._other_branch(linear, waiting)
+        y = self.original.value(linear.y if other is None else self.analysis.sums[linear.y])
         weight = self.graph.weights[linear.weight]
-        old = weight_matrices(np.asarray(weight.array, np.float64), linear_of(linear, block))
-        equations = Normal.empty(*old.shape)
         shape = linear_of(linear, block)
+        old = weight_matrices(np.asarray(weight.array, np.float64), shape)
+        equations = Normal.empty(*old.shape)
         for call, keys in enumerate(self.keys):
             spots = sample_positions(linear, x[call].shape, self.task.rows, keys)
             target = outputs_at(self._kept_rows(linear, y[call]), linear, spots)[:, outputs]
             if other is not None:
-                target = target - outputs_at(other[call], linear, spots)
+                target = target - outputs_at(other[call], linear, spots) - shift
             equations.add(patches(x[call], shape, spots), by_group(target, len(block.groups)))
         new, bias = equations.solve(old, self.task.ridge)
         self.graph.weights[linear.weight] = weight.replace(
@@ -151,20 +165,39 @@ class _Sweep:
                 y = y.compress(~gone, axis=number)
         return y
 
-    def _other_branch(self, linear: Linear, waiting: set[int]) -> list[Array] | None:
-        """Return what the other operand of the sum is now, if nothing before it still waits."""
-        total = self.analysis.sums.get(linear.y)
+    def _other_branch(
+        self, linear: Linear, waiting: set[int]
+    ) -> tuple[list[Array] | None, Array | float]:
+        """Return what the other operand of the sum is now, if nothing before it still waits.
+
+        And the bias that a node of its own adds on the way to the sum.
+        """
+        total, name, shift = self.analysis.sums.get(linear.y), linear.y, _NO_SHIFT
         if total is None:
-            return None
+            return None, shift
         node = next(n for n in self.graph.nodes if total in n.output)
-        names = [name for name in node.input if name != linear.y]
-        if linear.y not in node.input or len(names) != 1:
-            return None
+        if name not in node.input and (bias := self._bias_behind(linear)) is not None:
+            name, shift = bias
+        names = [other for other in node.input if other != name]
+        if name not in node.input or len(names) != 1:
+            return None, shift
         before = {
             o for i in self.repaired.pending_ancestors(names[0]) for o in self.graph.nodes[i].output
         }
         blocked = any(self.analysis.graph.nodes[i].output[0] in before for i in waiting)
-        return None if blocked or linear.y in before else self.repaired.value(names[0])
+        if blocked or linear.y in before:
+            return None, shift
+        return self.repaired.value(names[0]), shift
+
+    def _bias_behind(self, linear: Linear) -> tuple[str, Array] | None:
+        """Return the sum of an operator and its bias, and the bias, where a node of its own adds it."""
+        node = next(n for n in self.graph.nodes if linear.y in n.input)
+        if linear.bias_slot is not None or node.op_type != "Add":
+            return None
+        weight = self.graph.weights.get(next((n for n in node.input if n != linear.y), ""))
+        if weight is None or weight.shape[-1:] != (int(np.prod(weight.shape, dtype=np.int64)),):
+            return None
+        return node.output[0], np.asarray(weight.array).ravel()
 
 
 def linear_of(linear: Linear, block: KeptBlock) -> Linear:

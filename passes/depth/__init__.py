@@ -1,0 +1,1 @@
+"""Which whole blocks to leave out: one score per file."""
