@@ -1,1 +1,7 @@
-"""What needs PyTorch, the optional extra `torch`: imported only where it is asked for."""
+"""What needs PyTorch, the optional extra `torch`: imported only where it is asked for.
+
+`from_onnx` makes a module of a file, to be trained or looked at; `to_onnx` puts what was trained back.
+"""
+
+from .convert import from_onnx as from_onnx
+from .writeback import to_onnx as to_onnx
