@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.analysis import Mask
+from ..core.configured import settings_of as settings_of
 from ..core.contracts import Criterion, Evidence, Ranking, Repair
 from ..core.errors import BudgetError, OnnxPruneError
 from ..core.graph import Graph
@@ -17,12 +18,12 @@ from ..core.threads import blas_threads
 from ..files.store import digest
 from ..measure.clock import Clock
 from ..measure.drop import Search
-from ..plan import Settings, Step, mask_of, read_plan
+from ..plan import Settings, Step, mask_of, read_plan, versions
 from ..selection.budget import Budget
 from ..selection.select import as_listed, check, follow, select
 from .collect import collect
 from .depth import remaining
-from .memory import Memory
+from .memory import Memory, content
 from .quality import Quality
 from .ranked import rankings_of
 from .request import PruneRequest
@@ -30,7 +31,7 @@ from .study import Subject
 
 Floats = NDArray[np.float64]
 
-_MEMORY = 1  # raise it when what criteria remember changes its meaning
+_MEMORY = 2  # raise it when what criteria remember changes its meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +105,20 @@ def ranked(request: PruneRequest, subject: Subject, clock: Clock) -> Ranked:
         OnnxPruneError: if criterion or repair need samples and there are none.
     """
     name, criterion = request.scoring
-    _refuse_without_samples("criterion", name, criterion, subject, "choose l1, l2, fpgm or random")
+    refuse_without_samples("criterion", name, criterion, subject, "choose l1, l2, fpgm or random")
     repair = request.repairing
-    _refuse_without_samples("repair", *repair, subject, "choose none")
-    evidence = _evidence(request, subject, criterion.needs | repair[1].needs, clock)
+    refuse_without_samples("repair", *repair, subject, "choose none")
+    evidence = gathered(request, subject, criterion.needs | repair[1].needs, clock)
+    return Ranked((name, criterion), repair, evidence, rank(request, subject, evidence, clock))
+
+
+def rank(
+    request: PruneRequest, subject: Subject, evidence: Evidence, clock: Clock
+) -> list[Ranking]:
+    """Let the request's criterion rank all units by evidence at hand."""
     with clock("score"), blas_threads(subject.analysis):
-        rankings = rankings_of(criterion, _helped(evidence, request, subject), request.progress)
-    return Ranked((name, criterion), repair, evidence, rankings)
+        helped = _helped(evidence, request, subject)
+        return rankings_of(request.scoring[1], helped, request.progress)
 
 
 def chosen(
@@ -151,7 +159,7 @@ def chosen(
 def _listed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
     """Remove what the user's lists of what to keep do not name."""
     repair = request.repairing
-    _refuse_without_samples("repair", *repair, subject, "choose none")
+    refuse_without_samples("repair", *repair, subject, "choose none")
     chosen = as_listed(subject.cost, request.options)
     if not len(chosen.units):
         raise BudgetError("the lists of what to keep name everything: nothing goes")
@@ -161,22 +169,25 @@ def _listed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
         selection={"budget": _with_blocks("lists of what to keep", request)}
         | dataclasses.asdict(request.options),
         repair=repair,
-        evidence=_evidence(request, subject, repair[1].needs, clock),
+        evidence=gathered(request, subject, repair[1].needs, clock),
     )
 
 
 def _blocks_alone(request: PruneRequest, subject: Subject) -> Decision:
     """Leave out the blocks and nothing else: there is no budget, or it is met without them."""
-    if request.repair is not None and not request.repair.startswith("none"):
+    repair = request.repairing
+    if repair[0] != "none" and not repair[1].needs_samples:
         raise OnnxPruneError(
-            "--repair refits what reads removed channels, and none go: ask for less to remain"
+            f"--repair {repair[0]} refits what reads removed channels, and none go: choose "
+            "sequential, which fits to the original with its blocks, or ask for less to remain"
         )
+    refuse_without_samples("repair", *repair, subject, "choose none")
     asked = request.budget.asked if request.budget else ""
     return Decision(
         mask=subject.analysis.mask(np.empty(0, np.int64)),
         criterion=Step("blocks"),
         selection={"budget": _with_blocks(asked, request)} | dataclasses.asdict(request.options),
-        repair=request.named_repair("none"),
+        repair=repair,
         evidence=Evidence(subject.analysis, None, request.seed, request.labels),
         notes=(f"{asked} is met without the blocks: no channels go",) if asked else (),
     )
@@ -184,9 +195,10 @@ def _blocks_alone(request: PruneRequest, subject: Subject) -> Decision:
 
 def _with_blocks(asked: str, request: PruneRequest) -> str:
     """Say what was asked for, blocks first."""
-    return ", ".join(
-        [*(f"--drop-block {name}" for name in request.dropped), *filter(None, [asked])]
-    )
+    blocks = [f"--drop-block {name}" for name in request.dropped]
+    blocks += [f"--depth {request.depth}"] if request.depth else []
+    blocks += [f"--blocks {request.blocks}"] if request.blocks is not None else []
+    return ", ".join([*blocks, *filter(None, [asked])])
 
 
 def _planned(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
@@ -201,8 +213,8 @@ def _planned(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
     if not request.repair and subject.calibration is None and _needs(repair[1]):
         notes = (f"the plan was repaired with '{then}': give --data to do so again",)
         repair = request.named_repair("none")
-    _refuse_without_samples("repair", *repair, subject, "choose none")
-    evidence = _evidence(request, subject, repair[1].needs, clock)
+    refuse_without_samples("repair", *repair, subject, "choose none")
+    evidence = gathered(request, subject, repair[1].needs, clock)
     return Decision(mask, plan.criterion, plan.selection, repair, evidence, notes=notes)
 
 
@@ -210,14 +222,19 @@ def _needs(used: Criterion | Repair) -> bool:
     return bool(used.needs) or getattr(used, "needs_samples", False)
 
 
-def _refuse_without_samples(
+def refuse_without_samples(
     kind: str, name: str, used: Criterion | Repair, subject: Subject, instead: str
 ) -> None:
+    """Say at once what needs samples, where there are none.
+
+    Raises:
+        OnnxPruneError: then.
+    """
     if _needs(used) and subject.calibration is None:
         raise OnnxPruneError(f"{kind} '{name}' needs sample inputs: give --data, or {instead}")
 
 
-def _evidence(
+def gathered(
     request: PruneRequest, subject: Subject, needs: frozenset[str], clock: Clock
 ) -> Evidence:
     """Run the model over the calibration samples, once, for what criterion and repair read."""
@@ -245,18 +262,13 @@ def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evid
     memo = evidence.memo
     if request.work is not None:
         decided_by = {
-            "model": digest(subject.path), "data": samples.digest, "samples": samples.count,
+            "model": digest(subject.path), "data": content(samples), "samples": samples.count,
             "criterion": name, "settings": settings_of(criterion), "seed": request.seed,
-            "labels": request.labels, "budget": request.bounded,
-            "blocks": request.dropped,
+            "labels": request.labels, "budget": request.bounded, "rows": request.rows,
+            "unlock": str(request.unlocked), "provider": request.provider,
+            "versions": dict(versions()),
+            "blocks": [block.y for block in subject.depth.blocks] if subject.depth else [],
             "format": _MEMORY,
         }  # fmt: skip
         memo = Memory(Path(request.work), decided_by)
     return dataclasses.replace(evidence, quality=quality, memo=memo)
-
-
-def settings_of(registered: object) -> Settings:
-    """Return the settings of a criterion or repair: the fields of its dataclass."""
-    if dataclasses.is_dataclass(registered) and not isinstance(registered, type):
-        return dataclasses.asdict(registered)
-    return {}

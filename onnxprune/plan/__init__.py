@@ -1,27 +1,32 @@
 """A prune written down: complete enough to repeat it, to re-apply it and to explain it."""
 
+from .document import header, to_json
 from .file import (
     Change,
     DataId,
+    DepthRound,
     Edit,
     ModelId,
     Plan,
     PlannedBlock,
+    PlannedDepth,
     PlannedFace,
     PlannedGroup,
     PlannedTensor,
     Settings,
     Step,
     read_plan,
-    to_json,
     to_ranges,
     write_plan,
 )
 from .reapply import depth_of, mask_of, removed_units, verify_plan
-from .record import faces_of, plan_of
+from .record import faces_of, plan_of, versions
+from .scores import RankedGroup, Scored, ScoredGroup, Scores, read_scores, write_scores
 
 __all__ = [
-    "Change", "DataId", "Edit", "ModelId", "Plan", "PlannedBlock", "PlannedFace", "PlannedGroup",
-    "PlannedTensor", "Settings", "Step", "depth_of", "faces_of", "mask_of", "plan_of", "read_plan",
-    "removed_units", "to_json", "to_ranges", "verify_plan", "write_plan",
+    "Change", "DataId", "DepthRound", "Edit", "ModelId", "Plan", "PlannedBlock", "PlannedDepth",
+    "PlannedFace", "PlannedGroup", "PlannedTensor", "RankedGroup", "Scored", "ScoredGroup",
+    "Scores", "Settings", "Step", "depth_of", "faces_of", "header", "mask_of", "plan_of",
+    "read_plan", "read_scores", "removed_units", "to_json", "to_ranges", "verify_plan", "versions",
+    "write_plan", "write_scores",
 ]  # fmt: skip

@@ -1,37 +1,30 @@
 """The plan: what a prune decided, as data and as a JSON file.
 
-The file is deterministic (sorted keys, nine significant digits, one entry per line) so that plans
-can be compared with `diff`, and it is read as if a stranger had written it.
+What the file looks like, and how it is read, is in `document.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter
 
-from ..core.errors import OnnxPruneError
 from ..core.faces import FaceKind
-from ..files.staged import Staged
 from ..structure.unlock import Unlock
+from .document import STRICT, read_document, write_document
 
 Ints = NDArray[np.int64]
 Ranges = tuple[tuple[int, int], ...]  # [start, stop), ascending, apart
 Settings = Mapping[str, JsonValue]
+Matrix = tuple[tuple[float | None, ...], ...]
 
 FORMAT = 1
 INDEX_TYPES = frozenset({"INT32", "INT64", "BOOL", "STRING"})  # of shapes and indices, not weights
-_SIZE_LIMIT = 256 << 20  # bytes: a plan of the largest models with all its scores stays far below
-_DIGITS = 9  # what is beyond depends on the number of threads that summed
-_STRICT = ConfigDict(extra="forbid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +160,50 @@ class PlannedBlock:
 
 
 @dataclasses.dataclass(frozen=True)
+class DepthRound:
+    """One look at the blocks of a model, and what was left out after it.
+
+    Attributes:
+        settings: of the score.
+        scores: by name of the block; lower goes first.
+        blocks: that were left out, beside those of earlier rounds that were accepted.
+        drop: what that cost; None where nothing was compared.
+        accepted: whether they stayed out.
+        points: tensors where blocks begin or end, in order; empty if none were compared.
+        similarity, spread: of all pairs of points, CKA and its standard error; None where it cannot
+            be told.
+        clusters: runs of points, by number, that are like their first.
+    """
+
+    settings: Settings
+    scores: dict[str, float]
+    blocks: tuple[str, ...]
+    drop: float | None = None
+    accepted: bool = True
+    points: tuple[str, ...] = ()
+    similarity: Matrix = ()
+    spread: Matrix = ()
+    clusters: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedDepth:
+    """How the blocks that were left out were chosen.
+
+    Attributes:
+        score: registered name.
+        metric: what a drop is of: "accuracy", "agreement" or "error"; None where nothing was compared.
+        judges: samples that judged it, which no repair had seen.
+        rounds: in order.
+    """
+
+    score: str
+    metric: str | None
+    judges: int
+    rounds: tuple[DepthRound, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedFace:
     """What became of a part of the interface: callers must feed or read the pruned model anew.
 
@@ -195,7 +232,7 @@ class PlannedFace:
 class Plan:
     """A prune, complete enough to repeat it, to re-apply it and to explain it."""
 
-    __pydantic_config__ = _STRICT  # a misspelt key is an error, not a default
+    __pydantic_config__ = STRICT  # a misspelt key is an error, not a default
 
     model: ModelId
     tensors: dict[str, PlannedTensor]
@@ -208,6 +245,7 @@ class Plan:
     versions: dict[str, str]
     edits: tuple[Edit, ...] = ()
     blocks: tuple[PlannedBlock, ...] = ()
+    depth: PlannedDepth | None = None
     interface: tuple[PlannedFace, ...] = ()
     figures: dict[str, Change] = dataclasses.field(default_factory=dict)
     proof: dict[str, float] | None = None
@@ -222,12 +260,7 @@ class Plan:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Header:
-    format: int
-
-
-_PLAN, _HEADER = TypeAdapter(Plan), TypeAdapter(_Header)
+_PLAN = TypeAdapter(Plan)
 
 
 def check_ranges(axis: int, size: int, ranges: Ranges) -> None:
@@ -261,8 +294,7 @@ def write_plan(plan: Plan, path: Path | str) -> None:
     Raises:
         OnnxPruneError: if it cannot be written.
     """
-    with Staged() as staged, staged.open(Path(path).resolve()) as stream:
-        stream.write(to_json(plan).encode())
+    write_document(plan, path)
 
 
 def read_plan(path: Path | str) -> Plan:
@@ -271,59 +303,4 @@ def read_plan(path: Path | str) -> Plan:
     Raises:
         OnnxPruneError: in one line, if it is missing, no plan, or of another format.
     """
-    try:
-        with Path(path).open("rb") as stream:
-            text = stream.read(_SIZE_LIMIT + 1)
-    except OSError as error:
-        raise OnnxPruneError(f"cannot read the plan '{path}': {error.strerror or error}") from error
-    if len(text) > _SIZE_LIMIT:
-        raise OnnxPruneError(f"'{path}' has over {_SIZE_LIMIT} bytes: that is no plan of onnxprune")
-    try:
-        if (found := _HEADER.validate_json(text).format) != FORMAT:
-            raise OnnxPruneError(
-                f"the plan '{path}' has format {found}, this onnxprune reads {FORMAT}: "
-                "install the onnxprune that wrote it"
-            )
-        return _PLAN.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise OnnxPruneError(
-            f"'{path}' is not a plan of onnxprune: {where}: {first['msg']}"[:400]
-        ) from error
-
-
-def to_json(plan: Plan) -> str:
-    """Return the text of the plan file: the same plan always gives the same bytes."""
-    value = _stable(dataclasses.asdict(plan))
-    return (
-        "{\n" + ",\n".join(f"{_line(key)}: {_block(value[key])}" for key in sorted(value)) + "\n}\n"
-    )
-
-
-def _block(value: Any) -> str:
-    """One entry per line, so that plans can be compared line by line."""
-    if isinstance(value, dict) and value:
-        return "{\n" + ",\n".join(f" {_line(k)}: {_line(value[k])}" for k in sorted(value)) + "\n}"
-    if isinstance(value, list) and value:
-        return "[\n" + ",\n".join(f" {_line(v)}" for v in value) + "\n]"
-    return _line(value)
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-def _stable(value: Any) -> Any:
-    """Return plain JSON values with floats rounded to what is reproducible."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): _stable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_stable(v) for v in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)  # counts stay exact
-    if isinstance(value, float) and math.isfinite(value):
-        return float(f"{value:.{_DIGITS}g}")
-    return str(value) if isinstance(value, Path) else value
+    return read_document(path, _PLAN, "plan", FORMAT)

@@ -25,6 +25,7 @@ from .file import (
     ModelId,
     Plan,
     PlannedBlock,
+    PlannedDepth,
     PlannedFace,
     PlannedGroup,
     PlannedTensor,
@@ -55,6 +56,7 @@ def plan_of(
     pruned: Graph | None = None,
     proof: Mapping[str, float] | None = None,
     depth: Mask | None = None,
+    chosen: PlannedDepth | None = None,
 ) -> Plan:
     """Write down what `mask` removes, and how it was decided.
 
@@ -71,6 +73,7 @@ def plan_of(
         pruned: the graph after surgery; its changed attributes and constants are listed.
         proof: figures of the proof.
         depth: which blocks of the file had been left out when `mask` was made, for what remains.
+        chosen: how those were chosen; None: by name.
     """
     graph = mask.analysis.graph
     readers = first_readers(graph)
@@ -87,9 +90,10 @@ def plan_of(
         repair=repair,
         data=data,
         seed=seed,
-        versions=dict(_versions()),
+        versions=dict(versions()),
         edits=tuple(_edits(graph, pruned)) if pruned is not None else (),
         blocks=() if depth is None else tuple(_blocks(depth)),
+        depth=chosen,
         interface=faces_of(mask),
         figures=dict(figures or {}),
         proof=None if proof is None else dict(proof),
@@ -97,7 +101,7 @@ def plan_of(
 
 
 @cache
-def _versions() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
     """Versions of what computed the plan; ours only if it is installed and not run from source."""
     installed = {d.name: d.version for d in importlib.metadata.distributions()}
     names = ("onnxprune", "onnx", "numpy", *installed_wheels())

@@ -53,11 +53,11 @@ def page(view: Overview) -> str:
         most=_MOST_PLACES,
         script=Markup(script),  # our own file
         style=Markup(style),
-        hashes={kind: _hash(text) for kind, text in (("script", script), ("style", style))},
+        hashes={kind: inline_hash(text) for kind, text in (("script", script), ("style", style))},
     )
 
 
-def _hash(text: str) -> str:
+def inline_hash(text: str) -> str:
     """Return the hash by which a content security policy names an inline element."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

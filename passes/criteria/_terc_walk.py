@@ -57,6 +57,7 @@ class Judged:
     Attributes:
         keep: bool, shape (p,).
         rise: float64, shape (p,): mean held-out loss over the reference when the node was tested.
+        bound: float64, shape (p,): what that rise had to exceed, tau + t sd(d) / sqrt(k).
         certainty: float64, shape (p,): how sure it is that the loss rises: mean / standard error.
         order: int64, shape (p,): the order of tests, least informative first.
         loss: mean held-out loss of all nodes, and after all tests.
@@ -64,6 +65,7 @@ class Judged:
 
     keep: NDArray[np.bool_]
     rise: Floats
+    bound: Floats
     certainty: Floats
     order: Ints
     loss: tuple[float, float]
@@ -102,6 +104,7 @@ def judged(
     """
     predictor, count = fit(x, y), x.shape[1]
     keep, rise, certainty = predictor.open.copy(), np.zeros(count), np.zeros(count)
+    bound = np.zeros(count)
     order = np.lexsort((np.arange(count), predictor.informativeness(), predictor.open))
     base = predictor.held_out()
     start = float(base.mean())
@@ -113,12 +116,13 @@ def judged(
         rise[node] = rises.mean()
         error = float(rises.std(ddof=1) / np.sqrt(len(rises)))
         certainty[node] = (rise[node] - tau) / error if error > 0 else 0.0
-        keep[node] = rise[node] - student.ppf(confidence, len(rises) - 1) * error > tau
+        bound[node] = tau + student.ppf(confidence, len(rises) - 1) * error
+        keep[node] = rise[node] > bound[node]
         if not keep[node]:
             predictor.remove(int(node))
             if reference == "current":
                 base = predictor.held_out()
-    return Judged(keep, rise, certainty, order, (start, float(predictor.held_out().mean())))
+    return Judged(keep, rise, bound, certainty, order, (start, float(predictor.held_out().mean())))
 
 
 def _estimates(differences: Floats, pools: Ints | None) -> Floats:

@@ -122,8 +122,8 @@ class Mipp:
         )  # fmt: skip
         order, rise = eliminated(seen.nodes, seen.targets, damping=self.damping)
         return {
-            "keep": result.keep, "rise": result.rise, "certainty": result.certainty,
-            "order": result.order, "loss": np.array(result.loss), "scores": rise, "gone": order,
+            "keep": result.keep, "rise": result.rise, "bound": result.bound,
+            "certainty": result.certainty, "order": result.order, "loss": np.array(result.loss), "scores": rise, "gone": order,
         }  # fmt: skip
 
     def _fit(self, seed: int) -> Fit:
@@ -156,7 +156,8 @@ def _ranking(held: dict[str, NDArray[np.generic]]) -> Ranking:
     if not keep.any():
         keep[int(np.argmax(scores))] = True
     curves = {
-        name: np.asarray(held[name], np.float64) for name in ("rise", "certainty", "order", "loss")
+        name: np.asarray(held[name], np.float64)
+        for name in ("rise", "bound", "certainty", "order", "loss")
     }
     return Ranking(scores, keep, curves)
 

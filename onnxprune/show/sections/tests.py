@@ -1,0 +1,80 @@
+"""TERC: which nodes transfer information to the next layer, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...plan import RankedGroup, Scored
+from ..charts import stems
+from ..section import SECTIONS, Documents
+
+_CURVES = ("rise", "bound", "order")
+
+
+class Tests:
+    """A chart per group of every criterion that tests nodes."""
+
+    place = 35
+    title = "Tests of nodes (TERC)"
+    template = """
+<p>Nodes in the order in which they were tested, least informative first. A stem is how much the loss of
+predicting the next layer rises without the node, as a share of what predicting the mean costs, on a
+logarithmic scale; the line is what it must exceed for the node to stay.</p>
+<ul class="legend"><li class="keeps"><svg width="16" height="16" aria-hidden="true"><path d="M8 1v14" stroke="currentColor" stroke-width="4"/></svg>stays</li>
+<li class="fixed"><svg width="16" height="16" aria-hidden="true"><path d="M8 1v14" stroke="currentColor" stroke-width="4"/></svg>goes</li>
+<li class="limit"><svg width="16" height="16" aria-hidden="true"><path d="M0 8h16" stroke="currentColor" stroke-width="2"/></svg>bound</li></ul>
+{% for name, charts in blocks %}
+{% if blocks | length > 1 %}<h3>{{ name }}</h3>{% endif %}
+<div class="multiples">
+{% for group, said, chart in charts %}
+<figure><figcaption><span class="name">{{ group }}</span><span class="said">{{ said }}</span></figcaption>{{ chart }}</figure>
+{% endfor %}
+</div>
+{% endfor %}
+"""
+
+    def fill(self, documents: Documents) -> Mapping[str, Any] | None:
+        """Return the charts of every criterion with tests."""
+        blocks = []
+        for name, scores in documents.scores.items():
+            for scored in scores.criteria:
+                names = [group.name for group in scores.groups]
+                if charts := _charts(names, scored):
+                    blocks.append((f"{scored.label(scores.criteria)}, {name}", charts))
+        return {"blocks": blocks} if blocks else None
+
+
+def _charts(names: list[str], scored: Scored) -> list[tuple[Any, ...]]:
+    pairs = zip(names, scored.groups, strict=True)
+    return [(name, *_chart(name, ranked)) for name, ranked in pairs if _tested(ranked)]
+
+
+def _tested(ranked: RankedGroup) -> bool:
+    """Tell whether there are curves of tests, one value per unit."""
+    count = len(ranked.scores)
+    curves = [ranked.curves.get(name, ()) for name in _CURVES]
+    fits = all(len(curve) == count for curve in curves)
+    return ranked.kept is not None and fits and sorted(curves[2]) == list(range(count))
+
+
+def _chart(name: str, ranked: RankedGroup) -> tuple[str, Any]:
+    rise, bound, order = (np.asarray(ranked.curves[curve]) for curve in _CURVES)
+    stays = np.zeros(len(rise), np.bool_)
+    for start, stop in ranked.kept or ():
+        stays[start:stop] = True
+    places = order.astype(np.int64)
+    drawn = stems(
+        rise[places].tolist(),
+        bound[places].tolist(),
+        stays[places].tolist(),
+        f"loss rise per node of {name}",
+    )
+    loss = ranked.curves.get("loss", ())
+    lost = f"; loss {loss[0]:.3f}, then {loss[1]:.3f}" if len(loss) == 2 else ""
+    return f"{int(stays.sum())} of {len(rise)} stay{lost}", drawn
+
+
+SECTIONS.register("tests")(Tests())
