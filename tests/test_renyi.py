@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from onnxprune.passes.criteria import _cuts as cuts
 from onnxprune.passes.criteria import _renyi as renyi
-from onnxprune.passes.criteria._ordering import Ordering, Target, above, ordered, square
+from onnxprune.passes.criteria._ordering import Ordering, Target, _Screen, above, ordered, square
 
 Floats = NDArray[np.float64]
 ALPHAS = (0.5, 1, 1.01, 2, 3, 5)
@@ -90,6 +90,31 @@ def test_stacks_of_matrices_are_done_at_once() -> None:
         np.testing.assert_allclose(renyi.entropy(stack, alpha), each, atol=1e-13)
 
 
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("in_classes", [False, True])
+def test_slopes_are_those_of_the_entropy(alpha: float, in_classes: bool) -> None:
+    """Against a central difference along a direction that keeps the diagonal."""
+    gram, step = kernel(7, width=0.8), 1e-5  # all eigenvalues well above zero
+    labels = np.arange(40) % 4
+    members = [np.flatnonzero(labels == c) for c in range(4)] if in_classes else []
+    towards = kernel(8, width=0.8) - gram
+    if in_classes:
+        towards = towards * renyi.indicator(labels)
+
+    def at(share: float) -> float:
+        moved = gram + share * towards
+        found = (
+            renyi.entropy_in_classes(moved, members, alpha)
+            if in_classes
+            else renyi.entropy(moved, alpha)
+        )
+        return float(found)
+
+    expected = (at(step) - at(-step)) / (2 * step)
+    found = float((renyi.slope(gram, alpha, members) * towards).sum() / 40)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
 @pytest.mark.parametrize("alpha", [1.5, 2, 5])
 def test_approximations_say_how_wrong_they_are(alpha: float) -> None:
     gram = kernel(5, samples=120)
@@ -151,14 +176,32 @@ def test_the_curve_is_the_conditional_information_of_the_rest(
         assert found.cmi[step] == pytest.approx(a + b - c - d, abs=1e-12)
 
 
-def test_the_shortlist_finds_what_all_candidates_would() -> None:
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_shortlist_finds_what_all_candidates_would(seed: int) -> None:
+    rng = np.random.default_rng(seed)
     labels = np.arange(60) % 4
     centres = rng.standard_normal((12, 4, 2)) * np.linspace(0, 1, 12)[:, None, None]
     logs = log_kernels(centres[:, labels] + rng.standard_normal((12, 60, 2)), np.sqrt(12))
-    quick = ordered(logs, classes(60, 4), shortlist=4)
     exact = ordered(logs, classes(60, 4), shortlist=0)
-    assert quick.order.tolist() == exact.order.tolist()
+    assert ordered(logs, classes(60, 4)).order.tolist() == exact.order.tolist()
+    few = ordered(logs, classes(60, 4), shortlist=4)
+    np.testing.assert_allclose(few.joint, exact.joint, atol=1e-3)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_estimates_of_information_are_right_to_first_order(labels: bool) -> None:
+    """Candidates that differ little: differences of estimates are those of the information."""
+    rng = np.random.default_rng(9)
+    common = rng.standard_normal((40, 3))
+    logs = log_kernels(common + 0.02 * rng.standard_normal((8, 40, 3)), 2.0)
+    target = classes(40, 4) if labels else Target(log_kernels(common[None, :, :1])[0], 40)
+    state = 0.5 * logs[0].astype(np.float64)
+    exact = np.array([float(target.information(state + log, 1.01)[0]) for log in logs])
+
+    found = _Screen(logs, target, 1.01).estimates(state)
+
+    np.testing.assert_allclose(found - found.mean(), exact - exact.mean(), atol=1e-3)
+    assert np.corrcoef(found, exact)[0, 1] > 0.99
 
 
 def test_channels_in_another_order_are_ordered_alike() -> None:

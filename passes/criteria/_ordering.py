@@ -6,13 +6,15 @@ A variable c is kept as the logarithm of its Gaussian kernel above the diagonal,
     j* = argmax_j I(Y; B, S, j)        and notes        CMI_i = I(Y; R | B, S).
 
 S and R together are always the whole layer F, so CMI_i = I(Y; B, F) - I(Y; B, S): the curve costs
-nothing beyond the order. At alpha = 2 all candidates of a step are two columns of one matrix product;
-other alphas look at the best `shortlist` of those with exact eigenvalues.
+nothing beyond the order. At alpha = 2 all candidates of a step are two columns of one matrix product.
+At other alphas one such product ranks them, to first order about the mean of all candidates, and the
+best `shortlist` are compared with exact eigenvalues.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from . import _renyi as renyi
 Ints = NDArray[np.int64]
 Xp = Any  # an array of NumPy, PyTorch, CuPy, ...
 
+_STEADY = 4  # slopes are made anew when this share (1 / _STEADY) more candidates are taken
+_FORGET = 0.8  # of the error of estimates is remembered from step to step
 _COMPACT = 0.7  # candidates are copied together when fewer than this share of rows are still open
 
 
@@ -37,25 +41,29 @@ class Target:
         log: logarithm of its kernel above the diagonal, shape (T,); -inf between classes.
         samples: N.
         classes: the samples of each class, if it is one of classes.
+        known: its own entropies, by alpha.
     """
 
     log: Xp
     samples: int
     classes: tuple[Ints, ...] = ()
+    known: dict[float, float] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def entropy(self, alpha: float) -> float:
         """Return S_a(Y)."""
-        return float(renyi.entropy(square(self.log, self.samples), alpha))
+        if alpha not in self.known:
+            self.known[alpha] = float(renyi.entropy(square(self.log, self.samples), alpha))
+        return self.known[alpha]
 
     def information(self, logs: Xp, alpha: float) -> tuple[Xp, Xp]:
         """Return I_a(Y; Z) and S_a(Z) of sets Z given by their log kernels: (..., T) -> (...)."""
         if alpha == 2:
             own, joint = (_two(log, self.samples) for log in (logs, logs + self.log))
-            return _two(self.log, self.samples) + own - joint, own
+            return self.entropy(2) + own - joint, own
         grams = square(logs, self.samples)
         own = renyi.entropy(grams, alpha)
         if self.classes:
-            joint = renyi.entropy_in_classes(grams, list(self.classes), alpha)
+            joint = renyi.entropy_in_classes(grams, self.classes, alpha)
         else:
             joint = renyi.entropy(grams * square(self.log, self.samples), alpha)
         return self.entropy(alpha) + own - joint, own
@@ -92,14 +100,26 @@ def above(matrix: Xp) -> Xp:
 def square(log: Xp, samples: int) -> Xp:
     """Return Gram matrices of log kernels: (..., T) -> (..., N, N), unit diagonal, float64."""
     xp = array_namespace(log)
+    return full(xp.exp(xp.astype(log, xp.float64)), samples)
+
+
+def full(kernel: Xp, samples: int, diagonal: float = 1.0) -> Xp:
+    """Return symmetric matrices from what is above their diagonal: (..., T) -> (..., N, N)."""
+    xp = array_namespace(kernel)
+    last = xp.zeros((*kernel.shape[:-1], 1), dtype=kernel.dtype, device=device(kernel)) + diagonal
+    places = xp.asarray(_places(samples), device=device(kernel))
+    matrix = xp.take(xp.concat([kernel, last], axis=-1), places, axis=-1)
+    return xp.reshape(matrix, (*kernel.shape[:-1], samples, samples))
+
+
+@lru_cache(maxsize=4)
+def _places(samples: int) -> Ints:
+    """Return where each entry of a matrix stands in its triangle, the diagonal after it: (N * N,)."""
+    count = samples * (samples - 1) // 2
+    places = np.full((samples, samples), count, np.int64)
     rows, columns = np.triu_indices(samples, 1)
-    gram = xp.zeros((*log.shape[:-1], samples, samples), dtype=xp.float64, device=device(log))
-    kernel = xp.exp(xp.astype(log, xp.float64))
-    gram[..., rows, columns] = kernel
-    gram[..., columns, rows] = kernel
-    diagonal = np.arange(samples)
-    gram[..., diagonal, diagonal] = 1.0
-    return gram
+    places[rows, columns] = places[columns, rows] = np.arange(count)
+    return places.ravel()
 
 
 def _two(log: Xp, samples: int) -> Xp:
@@ -119,12 +139,12 @@ def ordered(
         target: the variable Y.
         base: log kernel of the conditioning set B, shape (T,); None: the empty set.
         alpha: order of the entropy.
-        shortlist: candidates per step, best at alpha = 2, that are compared at `alpha`; 0: all.
+        shortlist: candidates per step, best to first order, that are compared exactly; 0: all.
     """
     xp = array_namespace(logs)
     state = xp.zeros(logs.shape[-1], dtype=xp.float64, device=device(logs))
     state = state if base is None else state + base
-    screen = _Screen(logs, target)
+    screen = _Screen(logs, target, alpha)
     order, joint, filled = [], [], []
     for _ in range(logs.shape[0]):
         chosen, information, own = _best(logs, screen, state, target, alpha, shortlist)
@@ -139,38 +159,61 @@ def ordered(
 def _best(
     logs: Xp, screen: _Screen, state: Xp, target: Target, alpha: float, shortlist: int
 ) -> tuple[int, float, float]:
-    """Return the candidate that adds most, the information with it, and the entropy."""
+    """Return the candidate that adds most, the information with it, and the entropy.
+
+    Candidates are tried from the highest estimate on, until no error of estimates as seen of late
+    would let the next one win.
+    """
     xp = array_namespace(logs)
-    if alpha == 2:
-        best = int(screen.open[int(np.argmax(screen.at_two(state)))])
-        information, own = target.information(state + xp.astype(logs[best], xp.float64), 2)
-        return best, float(information), float(own)
-    candidates = screen.open
-    if shortlist and shortlist < len(candidates):
-        ranked = np.argsort(-screen.at_two(state), kind="stable")
-        candidates = np.sort(candidates[ranked[:shortlist]])
-    found = [
-        target.information(state + xp.astype(logs[int(c)], xp.float64), alpha) for c in candidates
-    ]
-    values = np.array([float(information) for information, _ in found])
-    best = int(np.argmax(values))
-    return int(candidates[best]), float(values[best]), float(found[best][1])
+    candidates, count = screen.open, 1 if alpha == 2 else shortlist
+    estimates, margin = np.zeros(len(candidates)), np.inf
+    if screened := 0 < count < len(candidates):
+        estimates, margin = screen.estimates(state), screen.margin
+    ranked = np.argsort(-estimates, kind="stable")[: count or None]
+    tried: list[tuple[int, float, float]] = []
+    errors = [0.0]
+    for place in ranked:
+        ahead = float(estimates[ranked[0]] - estimates[place])
+        if tried and max(tried, key=_information)[1] > tried[0][1] - ahead + margin:
+            break
+        candidate = int(candidates[place])
+        with_it = state + xp.astype(logs[candidate], xp.float64)
+        information, own = (float(value) for value in target.information(with_it, alpha))
+        tried.append((candidate, information, own))
+        errors.append(abs(tried[0][1] - information - ahead))
+    if screened:
+        screen.margin = max(*errors, _FORGET * margin if len(tried) < count else 0.0)
+    return max(tried, key=_information)
+
+
+def _information(tried: tuple[int, float, float]) -> tuple[float, int]:
+    return tried[1], -tried[0]
 
 
 class _Screen:
-    """I_2(Y; B, S, j) of all candidates j at once, as one matrix product.
+    """I(Y; B, S, j) of all candidates j at once, as one matrix product: exact at alpha = 2.
 
     S_2 = -ln sum_ij K_ij^2 / N^2, and the squared kernel of a set with j is a product of squared
-    kernels: a weighted sum of row j of the matrix of all squared kernels.
+    kernels: a weighted sum of row j of the matrix of all squared kernels. At other alphas
+
+        S_a(A_j) = S_a(M) + <G, A_j - M>,    G = dS_a / dA at M,    A_j = P o K_j / N,
+
+    M the mean of all A_j, P the kernel of what is taken: a weighted sum of row j of all kernels. G
+    follows as the set grows, not at each step: the ranks hardly change by it.
     """
 
-    def __init__(self, logs: Xp, target: Target) -> None:
+    def __init__(self, logs: Xp, target: Target, alpha: float) -> None:
         xp = array_namespace(logs)
-        self.target = target
-        self.squares = xp.exp(2 * logs)  # (rows, T); closed rows stay until copied together
-        self.labels = xp.exp(2 * xp.astype(target.log, xp.float64))
+        self.target, self.alpha = target, alpha
+        self.power = 2 if alpha == 2 else 1
+        self.kernels = xp.exp(
+            self.power * logs
+        )  # (rows, T); closed ones stay until copied together
+        self.labels = xp.exp(self.power * xp.astype(target.log, xp.float64))
         self.rows = np.arange(logs.shape[0], dtype=np.int64)  # candidate of each row
         self.is_open = np.ones(len(self.rows), np.bool_)
+        self.total, self.due = len(self.rows), 0  # slopes are made anew when so many are taken
+        self.margin = np.inf  # by how much differences of estimates were wrong of late
 
     @property
     def open(self) -> Ints:
@@ -181,17 +224,46 @@ class _Screen:
         """Take a candidate out."""
         self.is_open[self.rows == candidate] = False
         if self.is_open.sum() < _COMPACT * len(self.rows):
-            self.squares = self.squares[np.flatnonzero(self.is_open)]
+            self.kernels = self.kernels[np.flatnonzero(self.is_open)]
             self.rows = self.rows[self.is_open]
             self.is_open = np.ones(len(self.rows), np.bool_)
 
-    def at_two(self, state: Xp) -> Floats:
-        """Return S_2(B, S, j) - S_2(Y, B, S, j), which ranks like I_2, of the open candidates j."""
+    def estimates(self, state: Xp) -> Floats:
+        """Return I(Y; B, S, j) of the open candidates j, but for a constant, in nats."""
         xp = array_namespace(state)
-        squared = xp.exp(2 * state)
-        weights = xp.stack([squared, squared * self.labels], axis=1)
-        sums = self.squares @ xp.astype(weights, self.squares.dtype)
-        count = self.target.samples
-        both = np.asarray(-xp.log((count + 2 * xp.astype(sums, xp.float64)) / count**2))
-        found: Floats = (both[:, 0] - both[:, 1])[self.is_open]
+        known = xp.exp(self.power * state)
+        if self.alpha == 2:
+            sums = self._sums(known, known * self.labels)
+            count = self.target.samples
+            entropies = np.asarray(-xp.log((count + 2 * sums) / count**2))
+        else:
+            own, joint = self._slopes(known)
+            sums = self._sums(known * own, known * self.labels * joint)
+            entropies = np.asarray(2 / self.target.samples * sums)
+        found: Floats = (entropies[:, 0] - entropies[:, 1])[self.is_open]
         return found
+
+    def _sums(self, *weights: Xp) -> Xp:
+        """Return sums over pairs of samples, of each row's kernel: float64, (rows, weights)."""
+        xp = array_namespace(*weights)
+        columns = xp.astype(xp.stack(weights, axis=1), self.kernels.dtype)
+        return xp.astype(self.kernels @ columns, xp.float64)
+
+    def _slopes(self, known: Xp) -> tuple[Xp, Xp]:
+        """Return the slopes of S(Z) and S(Y, Z) above the diagonal, each (T,)."""
+        taken = self.total - int(self.is_open.sum())
+        if taken >= self.due:
+            self.due = taken + max(1, taken // _STEADY)
+            xp = array_namespace(known)
+            share = xp.asarray(self.is_open / self.is_open.sum(), device=device(known))
+            mean = known * xp.astype(
+                xp.astype(share, self.kernels.dtype) @ self.kernels, known.dtype
+            )
+            samples, classes = self.target.samples, self.target.classes
+            gram = full(mean, samples)
+            both = gram if classes else full(mean * self.labels, samples)
+            self.slopes = (
+                above(renyi.slope(gram, self.alpha)),
+                above(renyi.slope(both, self.alpha, classes)),
+            )
+        return self.slopes

@@ -12,6 +12,7 @@ arrays of any library of the array API standard and work on stacks of matrices, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def of_spectrum(values: Xp, alpha: float) -> Xp:
     return xp.log(xp.sum(positive**alpha, axis=-1)) / (1 - alpha)
 
 
-def entropy_in_classes(gram: Xp, classes: list[NDArray[np.int64]], alpha: float) -> Xp:
+def entropy_in_classes(gram: Xp, classes: Sequence[NDArray[np.int64]], alpha: float) -> Xp:
     """Return S_a of K o K_y for the indicator kernel of classes, from one small matrix per class.
 
     The product is block-diagonal in the order of classes: its spectrum is the union of the blocks'.
@@ -113,6 +114,31 @@ def entropy_in_classes(gram: Xp, classes: list[NDArray[np.int64]], alpha: float)
     if alpha == 2:
         return -xp.log(sum(xp.sum(b * b, axis=(-2, -1)) for b in blocks))
     return of_spectrum(xp.concat([xp.linalg.eigvalsh(b) for b in blocks], axis=-1), alpha)
+
+
+def slope(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -> Xp:
+    """Return dS_a / dA at A = K / N, up to a multiple of the identity: (N, N) -> (N, N).
+
+    a / (1 - a) A^(a - 1) / tr A^a, at a = 1 -ln A. S_a of any other matrix of the same trace is at most
+    S_a + <slope, difference>, to first order in what is in the logarithm: x^a is convex (a > 1).
+
+    Args:
+        gram: unit diagonal.
+        alpha: order of the entropy.
+        classes: as of `entropy_in_classes`: the slope of S_a(K o K_y), zero between classes.
+    """
+    xp = array_namespace(gram)
+    count = gram.shape[-1]
+    result, total = xp.zeros_like(gram), 0.0
+    for rows in classes or (np.arange(count),):
+        block = rows[:, None], rows[None, :]
+        values, vectors = xp.linalg.eigh(gram[block] / count)
+        rounding = xp.finfo(gram.dtype).eps * count
+        values = xp.where(values > rounding, values, 0 * values + rounding)
+        rates = -xp.log(values) if alpha == 1 else alpha / (1 - alpha) * (values ** (alpha - 1) - 1)
+        result[block] = (vectors * rates) @ xp.matrix_transpose(vectors)
+        total += float(xp.sum(values**alpha))
+    return result / total
 
 
 def low_rank_entropy(gram: Floats, alpha: float, rank: int) -> tuple[float, float]:
