@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +29,12 @@ from ..files.store import digest
 from ..measure.clock import Clock
 from ..measure.drop import Drop, Limit, Search, Trial
 from ..measure.evaluate import Evaluation, Turned, evaluate
+from ..plan import versions
 from ..selection.budget import Budget, Figure
 from ..selection.select import least
 from ..show.report import plain
 from .decide import Decision, Ranked, chosen, ranked, settings_of
-from .memory import Memory
+from .memory import Memory, content
 from .repair import repair
 from .request import PruneRequest
 from .study import Subject
@@ -39,6 +42,7 @@ from .study import Subject
 _FORMAT = 1  # raise it when what trials remember changes its meaning
 _HALF_PRECISION = {10: 2.0**-10, 16: 2.0**-7}  # ONNX element types of 16 bits: their epsilon
 _NAMES = {"macs": "MACs", "params": "parameters", "size": "bytes"}
+_RECORDED = 256 << 20  # bytes of outputs of the original
 _EVEN = 0.5  # the confidence at which a drop is taken as it was measured
 _SINGLE_PRECISION = 2.0**-23
 
@@ -167,7 +171,7 @@ class _Search:
 
     @cached_property
     def _reference(self) -> Session:
-        return Session(self.subject.path, provider=self.request.provider)
+        return _Recorded(self.subject.path, provider=self.request.provider)
 
     @cached_property
     def _memo(self) -> Memo:
@@ -175,18 +179,17 @@ class _Search:
         request, repair_name = self.request, self.request.repairing
         if request.work is None:
             return computed
-        calibration = self.subject.calibration
+        calibration, depth = self.subject.calibration, self.subject.depth
         return Memory(
             Path(request.work),
             {
                 "trials": _FORMAT, "model": digest(self.subject.path), "labels": request.labels,
-                "judged": (self.samples.digest, self.samples.count),
-                "data": calibration.digest if calibration else "",
-                "samples": calibration.count if calibration else 0, "preprocess": request.preprocess,
+                "judged": content(self.samples), "versions": dict(versions()),
+                "data": content(calibration) if calibration else "",
                 "repair": repair_name[0], "settings": settings_of(repair_name[1]),
                 "ridge": request.ridge, "rows": request.rows, "seed": request.seed,
-                "blocks": request.dropped, "unlock": str(request.unlocked),
-                "provider": request.provider,
+                "blocks": [block.y for block in depth.blocks] if depth else [],
+                "unlock": str(request.unlocked), "provider": request.provider,
             },
         )  # fmt: skip
 
@@ -218,6 +221,31 @@ class _Search:
             f"which keeps {kept:.1%} of the {_NAMES[by]}, loses {drop.value:.2%} of {self.limit.metric} and "
             f"{change} (on {self.samples.count} samples): allow a larger drop, or more --trials"
         )
+
+
+class _Recorded(Session):
+    """The original, which runs once on the samples that judge every trial."""
+
+    @cached_property
+    def _held(self) -> dict[bytes, dict[str, Any]]:
+        return {}
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Run, or remember what came out for the same inputs."""
+        state = hashlib.sha256(repr(outputs).encode())
+        for name in sorted(feeds):
+            array = np.ascontiguousarray(feeds[name])
+            state.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        key = state.digest()
+        if key in self._held:
+            return self._held[key]
+        found = super().run(feeds, outputs)
+        size = sum(np.asarray(value).nbytes for value in found.values())
+        if size * (len(self._held) + 1) <= _RECORDED:
+            self._held[key] = found
+        return found
 
 
 def figure(cost: CostModel, name: Figure) -> float:

@@ -43,6 +43,7 @@ from ..structure.dependency import analyse
 from .collect import collect
 from .decide import settings_of
 from .samples import Data, open_samples
+from .study import refuse_output
 
 _HELD_OUT = 512  # samples
 
@@ -134,6 +135,7 @@ def sparsify(request: SparsifyRequest) -> SparseReport:
     clock, path = Clock(request.progress), Path(request.model)
     with clock("load"):
         source = load(path)
+    refuse_output(path, request.target, overwrite=request.overwrite)
     with clock("analyse"):
         analysis = analyse(source)
     with clock("open data"):

@@ -72,7 +72,7 @@ def study(request: PruneRequest, clock: Clock) -> Subject:
     path = Path(request.model)
     with clock("load"):
         source = graph = load(path)
-    _refuse_output(request)
+    refuse_output(path, request.target, overwrite=request.overwrite or request.dry_run)
     with clock("analyse"):
         entire = analysis = analyse(source, _unlocked(request))
         depth, chosen = depth_mask(request, entire), None
@@ -116,11 +116,9 @@ def _size(path: Path, graph: Graph) -> int:
     return path.stat().st_size + sum(weight.nbytes for weight in outside)
 
 
-def _refuse_output(request: PruneRequest) -> None:
+def refuse_output(source: Path, target: Path, *, overwrite: bool) -> None:
     """Say at once what writing would say at the end."""
-    source, target = Path(request.model), request.target
-    in_place = target.exists() and target.samefile(source)
-    if in_place and not request.overwrite and not request.dry_run:
+    if target.exists() and target.samefile(source) and not overwrite:
         raise OnnxPruneError(
             f"the output '{target}' is the input: choose another path, or give --overwrite"
         )
