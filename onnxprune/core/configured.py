@@ -39,7 +39,7 @@ def _replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
     """Return a copy of a dataclass with these settings, read as their types."""
     known: Mapping[str, Any] = {}
     if dataclasses.is_dataclass(entry):
-        hints = get_type_hints(type(entry))
+        hints = get_type_hints(type(entry), include_extras=True)  # and their bounds
         known = {field.name: hints[field.name] for field in dataclasses.fields(entry) if field.init}
     values = {}
     for setting, value in settings.items():

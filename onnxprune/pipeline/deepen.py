@@ -247,8 +247,8 @@ def _nothing_goes(name: str, rounds: list[DepthRound], guard: Guard) -> str:
     if not tried:
         likest = 1 - min(rounds[-1].scores.values(), default=1.0)
         return (
-            f"--depth {name} leaves out nothing: no two points in a row are alike enough, the most "
-            f"alike to the first of a cluster by {100 * likest:.1f} %: lower tau"
+            f"--depth {name} leaves out nothing: no end of a block is alike enough to the cluster "
+            f"before it, the most alike by {100 * likest:.1f} %: lower tau"
         )
     least = min(found.drop for found in tried if found.drop is not None)
     return (

@@ -60,12 +60,12 @@ class MPruner:
         return None if self.k == _COARSEST else dataclasses.replace(self, k=self.k + 1)
 
     def rank(self, evidence: DepthEvidence, progress: Progress = silent) -> DepthRanking:  # noqa: ARG002 - quick
-        """Return which blocks go; scores are 1 - similarity to the first point of the cluster."""
+        """Return which blocks go; scores are 1 - similarity to the cluster that a block begins in."""
         matrix = similarity(evidence)
         runs = clusters(matrix, self.tau / 100)
         going = {point for run in runs for point in thinned(run, self.k)}
         first = {point: run[0] for run in runs for point in run}
-        scores = np.array([1 - matrix[first[b], b] for _, b in evidence.ends])
+        scores = np.array([1 - matrix[first[a], b] for a, b in evidence.ends])
         # a block that ends within a cluster goes only if it begins in it: what it adds is little
         goes = np.array(
             [end in going and first[start] == first[end] for start, end in evidence.ends]
