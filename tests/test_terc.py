@@ -194,7 +194,7 @@ def test_elimination_takes_what_is_redundant_first() -> None:
     assert set(order[:5].tolist()) >= {7, 8, 9, 10} - {0}
     assert rise[order[6]] < 1e-3 < rise[order[7]]
     assert (np.diff(rise[order]) >= -1e-12).all()
-    assert rise.max() == pytest.approx(1 - 1e-3, abs=0.02)  # all variance there is to explain
+    assert rise.sum() == pytest.approx(1 - 1e-3, abs=0.02)  # all variance there is to explain
     assert len(planted["first"]) == 3
 
 
@@ -213,6 +213,20 @@ def test_the_total_rise_stays_within_the_tolerance() -> None:
     drifting = judged(x, y, confidence=0.5, tolerance=0.05, nulls=0, reference="current")
     assert full.loss[1] - full.loss[0] <= 0.05 + 1e-9
     assert drifting.loss[1] - drifting.loss[0] > full.loss[1] - full.loss[0]
+
+
+def test_what_was_learnt_by_heart_is_no_reference() -> None:
+    """Nearly as many nodes as samples: all predict worse than few, and few tell all there is."""
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((120, 100))
+    y = x[:, :3] @ rng.standard_normal((3, 4)) + 0.3 * rng.standard_normal((120, 4))
+
+    best = judged(x, y, tolerance=0.02)
+    assert best.keep[:3].all()
+    assert best.keep.sum() < 20
+    assert best.loss[1] < best.loss[0] / 3
+    full = judged(x, y, tolerance=0.02, reference="full")
+    assert full.loss[1] > best.loss[1] + 0.1  # far from what can be known
 
 
 def test_nodes_in_another_order_are_judged_alike() -> None:

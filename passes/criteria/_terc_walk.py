@@ -20,7 +20,7 @@ from onnxprune.core.errors import OnnxPruneError
 
 from ._terc import Ridge, standard
 
-Reference = Literal["full", "current"]
+Reference = Literal["best", "full", "current"]
 
 _NULLS = 8  # shuffled copies of nodes that set what "nothing" looks like
 
@@ -79,7 +79,7 @@ def judged(
     pools: Ints | None = None,
     confidence: float = 0.95,
     tolerance: float = 0.0,
-    reference: Reference = "full",
+    reference: Reference = "best",
     nulls: int = _NULLS,
     seed: int = 0,
 ) -> Judged:
@@ -97,8 +97,10 @@ def judged(
         fit: fits the predictor.
         pools: shape (n,), numbers from 0: rows of one number make one estimate; None: each row.
         confidence: x of the paper, in (0, 1).
-        tolerance: rise of the loss that is allowed; in all, where the reference is "full".
-        reference: the loss of all nodes, which bounds the total rise, or of those left so far.
+        tolerance: rise of the loss that is allowed; in all, unless the reference is "current".
+        reference: the loss of all nodes ("full", Algorithm 2), of those left so far ("current", the
+            authors' code for features), or the least loss so far ("best"): where samples are few or
+            iterations short, fewer nodes predict better than all.
         nulls: shuffled copies; 0: tau = 0.
         seed: of the copies.
     """
@@ -112,7 +114,8 @@ def judged(
     for node in order:
         if not predictor.open[node]:
             continue  # constant: it tells nothing
-        rises = _estimates(predictor.held_out(int(node)) - base, pools)
+        without = predictor.held_out(int(node))
+        rises = _estimates(without - base, pools)
         rise[node] = rises.mean()
         error = float(rises.std(ddof=1) / np.sqrt(len(rises)))
         certainty[node] = (rise[node] - tau) / error if error > 0 else 0.0
@@ -120,8 +123,8 @@ def judged(
         keep[node] = rise[node] > bound[node]
         if not keep[node]:
             predictor.remove(int(node))
-            if reference == "current":
-                base = predictor.held_out()
+            if reference == "current" or (reference == "best" and without.mean() < base.mean()):
+                base = without
     return Judged(keep, rise, bound, certainty, order, (start, float(predictor.held_out().mean())))
 
 

@@ -1,8 +1,8 @@
 """MIPP: nodes that transfer no entropy to the next layer go (Westphal et al. 2024, arXiv 2411.00147).
 
-Groups are visited from outputs to inputs. In each, TERC (`_terc`) tests the nodes against the values of
-the nodes that read them and are still there. As in the paper:
-`mipp:estimator=mlp,estimates=5,tolerance=0,nulls=0`, the confidence one of `schedule()`.
+Groups are visited from outputs to inputs. In each, TERC (`_terc_walk`) tests the nodes against the
+values of the nodes that read them and are still there. As in the paper, with the confidence one of
+`schedule()`: `mipp:estimator=mlp,estimates=5,tolerance=0,nulls=0,collapse=l1,reference=full`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class Mipp:
         estimates: how many estimates the confidence is about (the paper: 5), each the mean over as
             many parts of the samples; 0: every sample is one.
         collapse: how a map becomes one number; "patches": what it adds to sampled outputs instead.
-        reference: the loss of all nodes, or of those left so far.
+        reference: the loss of all nodes ("full", as in the paper), the least so far ("best"), or that
+            of the nodes left so far.
         nulls: shuffled nodes that show what chance reaches.
         under: what ranks under a budget: the "loss" when nodes go one by one, the cheapest first
             (ridge), or the highest "confidence" of the paper's schedule that a node survives, so
-            that the budget chooses x.
+            that the budget chooses x: 20 passes, and no better (benchmarks/RESULTS.md).
         estimator: "ridge", in closed form, or "mlp", the paper's networks (needs PyTorch).
         damping: of the ridge.
         networks, hidden, first, again, ordering: of "mlp": how many networks, the width of their two
@@ -54,7 +55,7 @@ class Mipp:
     tolerance: float = 0.01
     estimates: int = 0
     collapse: Norm | Literal["patches"] = "l1"
-    reference: Reference = "full"
+    reference: Reference = "best"
     nulls: int = 8
     under: Literal["loss", "confidence"] = "loss"
     estimator: Literal["ridge", "mlp"] = "ridge"
