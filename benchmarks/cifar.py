@@ -5,6 +5,7 @@ The folder is `$ONNXPRUNE_DATA`, or `../shared/data` beside the project:
     cifar10/train_1.npz .. train_5.npz, test.npz    10,000 images each: `labels`, and `webp`, lossless
                                                     strips of 100 images, cut at `offsets`
     weights/resnet20-*.th, resnet56-*.th            of `akamaster/pytorch_resnet_cifar10`
+    onnx/cifar10_conv8.onnx                         `cifar_biasfield` of VNN-COMP 2022
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from onnxprune.models.resnet import CifarResNet, load
 
 ROOT = Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those the networks were trained with
+CONV8 = MEAN, (0.225, 0.225, 0.225)  # those of `cifar10_conv8.onnx`
 STRIP = 100  # images per stream
 
 
@@ -47,6 +50,12 @@ class Images:
     def samples(self, name: str) -> Samples:
         """Return them without labels, as samples of input `name`."""
         return Samples(len(self.x), lambda start, stop: {name: self.x[start:stop]})
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Images:
+        """Return them normalised by another mean and standard deviation."""
+        scale = (np.array(STD) / std)[:, None, None]
+        shift = ((np.array(MEAN) - mean) / std)[:, None, None]
+        return Images((self.x * scale + shift).astype(np.float32), self.y)
 
 
 def folder() -> Path:
@@ -108,3 +117,15 @@ def network(depth: int, target: Path, exporter: Exporter = "torchscript") -> Pat
     """
     path = target / f"resnet{depth}.onnx"
     return export(module(depth), [torch.zeros(2, 3, 32, 32)], path, exporter=exporter)
+
+
+def conv8() -> Path:
+    """Return the path of the network of eight convolutions, whose batch size is 1.
+
+    Raises:
+        NoDataError: if it is not there.
+    """
+    path = folder() / "onnx" / "cifar10_conv8.onnx"
+    if not path.is_file():
+        raise NoDataError(f"no network at '{path}' (see benchmarks/cifar.py)")
+    return path

@@ -81,13 +81,15 @@ def _rows(x: Array, linear: Linear, weights: Array, keys: Keys) -> tuple[Array, 
     read = patches(x, linear, places).repeat(repeats, axis=1)  # (G, M, p)
     total, every = groups * outputs, each * repeats
     steps = np.arange(every) * total // every  # so that a sample's rows differ in their outputs
-    chosen = ((keys.astype(np.int64)[:, None] + steps) % total).ravel()
+    # by their norms, not by number, so that channels in another order are read alike
+    order = np.argsort(np.square(weights, dtype=np.float64).sum(axis=2), axis=None, kind="stable")
+    chosen = order[(keys.astype(np.int64)[:, None] + steps) % total].ravel()
     taps = int(np.prod(linear.kernel, dtype=np.int64))
     added = np.zeros((len(chosen), groups, columns // taps), np.float32)
     for number, weight in enumerate(weights):
         mine = np.flatnonzero(chosen // outputs == number)
         products = read[number, mine] * weight[chosen[mine] - number * outputs]
-        added[mine, number] = products.reshape(len(mine), -1, taps).sum(axis=2)
+        added[mine, number] = products.reshape(len(mine), columns // taps, taps).sum(axis=2)
     return added.reshape(len(chosen), -1), chosen
 
 

@@ -6,18 +6,21 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from onnxprune.core.analysis import Group
-from onnxprune.core.contracts import Evidence
+from onnxprune.core.analysis import Group, Reader
+from onnxprune.core.contracts import Evidence, Floats
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.stats import Maps
 
 from . import _renyi as renyi
+from ._members import columns
 from ._ordering import Target, above
 
-Width = Literal["median", "neighbours", "paper"]
+Width = Literal["readers", "median", "neighbours", "paper"]
 About = Literal["auto", "labels", "predictions", "outputs"]
 Singles = NDArray[np.float32]
+_ROUNDING = 1e-3  # of sums of probabilities
 
 
 def maps_of(evidence: Evidence) -> Maps:
@@ -33,16 +36,59 @@ def maps_of(evidence: Evidence) -> Maps:
     return maps
 
 
-def log_kernels(group: Group, maps: Maps, width: Width) -> Singles:
+def log_kernels(group: Group, evidence: Evidence, maps: Maps, width: Width) -> Singles:
     """Return the log kernel of each unit, above the diagonal: float32, shape (U, T).
 
-    The map of a unit is all that its readers read of it, joined: after a sum, the sum. With the
-    widths "median" and "neighbours" the kernel of all units together is as wide as one of them
-    would be by the rule: each is wider by the root of their number. Otherwise a product of many
-    kernels is the identity, and any channels seem to tell everything. "paper" is 5 N^(-1/(4+d)).
+    "readers": as far as readers can tell samples apart by a unit (see `_as_read`). The other widths
+    look at the map alone, all that readers read of it joined: after a sum, the sum. "median" and
+    "neighbours" make the kernel of all units together as wide as one of them would be by the rule,
+    each wider by the root of their number: else a product of many kernels is the identity, and any
+    channels seem to tell everything. "paper" is 5 N^(-1/(4+d)).
 
     A unit that is the same in all samples, or that no reader reads, has the kernel of ones.
     """
+    return _as_read(group, evidence, maps) if width == "readers" else _alone(group, maps, width)
+
+
+def _as_read(group: Group, evidence: Evidence, maps: Maps) -> Singles:
+    """Return kernels of what units add to what their readers write.
+
+        log K_u(i, j) = - mean over readers of  s d_u(i, j) / 2 m,
+        d_u = |W_u|^2 |x_u,i - x_u,j|^2,   m = median over (i, j) of sum_u d_u
+
+    d_u is the squared distance of what the unit adds, for weights W_u that know nothing of the maps.
+    s is the reader's share of the variance of the sum that it writes into, 1 without a sum: a branch
+    that hardly moves its residual stream tells little, whatever it holds. So one unit may be scaled
+    up and what reads it down, as ReLU networks allow, and units and groups compare.
+    """
+    samples = len(maps.outputs)
+    total = np.zeros((len(group), samples * (samples - 1) // 2), np.float32)
+    readers = [r for r in group.readers if (r.linear.x, r.linear.x_axis) in maps.values]
+    for reader in readers:
+        norms = np.sqrt((columns(reader, evidence) ** 2).sum(axis=1))
+        held = maps.values[reader.linear.x, reader.linear.x_axis] * norms[:, None]
+        rows = (held[:, channels].reshape(samples, -1) for channels in reader.index)
+        apart = np.stack([above(renyi.squared_distances(row)) for row in rows])
+        middle = float(np.median(apart.sum(axis=0)))
+        if middle > 0:
+            total -= apart * (_share(reader, norms, evidence) / (2 * middle * len(readers)))
+    return total
+
+
+def _share(reader: Reader, norms: Floats, evidence: Evidence) -> float:
+    """Return the share of the variance that a reader adds to the sum it writes into; 1 without one."""
+    analysis, moments = evidence.analysis, evidence.required().moments
+    linear = reader.linear
+    stream = moments.get((analysis.sums.get(linear.y, ""), linear.y_axis))
+    read = moments.get((linear.x, linear.x_axis))
+    if stream is None or read is None:
+        return 1.0
+    own, total = float(norms**2 @ read.variance), float(stream.variance.sum())
+    return min(own / total, 1.0) if total > 0 else 1.0
+
+
+def _alone(group: Group, maps: Maps, width: Width) -> Singles:
+    """Return kernels of the maps of units."""
     samples, units = len(maps.outputs), len(group)
     distances = np.zeros((units, samples, samples), np.float32)
     dimension = 0
@@ -71,19 +117,23 @@ def _sigma(squared: NDArray[np.float32], width: Width, units: int, dimension: in
 def target_of(evidence: Evidence, maps: Maps, about: About, width: Width) -> Target:
     """Return the variable that channels shall tell about.
 
-    Classes (labels, or the model's own predictions) have the kernel that is 1 where they are equal
-    and 0 elsewhere; with the "paper" width, a Gaussian kernel of their one-hot code. "outputs" is a
-    Gaussian kernel of the model's outputs. "auto" takes labels where there are, else outputs.
+    Labels have the kernel that is 1 where they are equal and 0 elsewhere; with the "paper" width, a
+    Gaussian kernel of their one-hot code. "predictions" are the model's own, soft: the kernel is
+    sum_c (p_ic p_jc)^(1/2) of the probabilities of classes, which is that of labels where the model
+    is sure. "outputs" is a Gaussian kernel of the model's outputs. "auto" takes labels where there
+    are, else predictions where the model gives one row of scores a sample, else outputs.
 
     Raises:
         OnnxPruneError: if labels are asked for and there are none.
     """
     classes = None
-    if about == "predictions":
-        classes = maps.outputs.argmax(axis=1)
-    elif about != "outputs":
+    if about in {"auto", "labels"}:
         classes = _labels(evidence, maps, required=about == "labels")
     samples = len(maps.outputs)
+    scored = about == "auto" and _gives_scores(evidence, maps)
+    if classes is None and (about == "predictions" or scored):
+        with np.errstate(divide="ignore"):  # classes may have nothing in common
+            return Target(np.log(above(_alike(maps.outputs))), samples)
     if classes is not None and width != "paper":
         with np.errstate(divide="ignore"):  # no kernel between classes: its logarithm is -inf
             log = np.log(above(renyi.indicator(classes)))
@@ -101,6 +151,25 @@ def target_of(evidence: Evidence, maps: Maps, about: About, width: Width) -> Tar
     return Target(
         -above(distances) / (2 * sigma**2) if sigma > 0 else 0 * above(distances), samples
     )
+
+
+def _gives_scores(evidence: Evidence, maps: Maps) -> bool:
+    """Tell whether the model's only output is one row of scores a sample."""
+    outputs = evidence.analysis.graph.outputs
+    return (
+        len(outputs) == 1
+        and maps.outputs.shape[1] > 1
+        and len(outputs[0].type.tensor_type.shape.dim) in {0, 2}
+    )
+
+
+def _alike(scores: Singles) -> Floats:
+    """Return sum_c (p_ic p_jc)^(1/2), float64, shape (N, N), of probabilities or else of logits."""
+    values = scores.astype(np.float64)
+    if (values < 0).any() or np.abs(values.sum(axis=1) - 1).max() > _ROUNDING:
+        values = softmax(values, axis=1)
+    roots = np.sqrt(values)
+    return np.asarray(np.minimum(roots @ roots.T, 1.0))
 
 
 def _labels(evidence: Evidence, maps: Maps, *, required: bool) -> NDArray[np.int64] | None:

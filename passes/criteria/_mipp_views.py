@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from onnxprune.core.analysis import Analysis, Group
 from onnxprune.core.contracts import Floats, Ints
-from onnxprune.core.stats import Contributions, Norm, Summaries
+from onnxprune.core.declared import Linear
+from onnxprune.core.stats import Contributions, Moments, Norm, Summaries
 
 Kept = Mapping[int, NDArray[np.bool_]]  # number of a group -> which of its nodes stay
 
@@ -29,11 +30,13 @@ class Seen:
         nodes: float64, shape (n, U).
         targets: float64, shape (n, q).
         samples: int64, shape (n,): the sample that each row is of.
+        weight: of the targets' variance: what losses of different groups are compared by.
     """
 
     nodes: Floats
     targets: Floats
     samples: Ints
+    weight: float = 1.0
 
 
 class View(Protocol):
@@ -90,16 +93,20 @@ class Summarised:
 class Sampled:
     """What each node adds to outputs that are still there; the target is the whole output.
 
-    Rows of all readers stand below each other, each reader's in units of its outputs' spread.
+    Rows of all readers stand below each other, each reader's in units of the spread of what its
+    outputs flow into: themselves, or the sum that they are added to. The targets weigh as much as
+    their variance in these units: a branch that hardly moves its residual stream counts little.
     """
 
     analysis: Analysis
     contributions: Mapping[int, Contributions]
+    moments: Mapping[tuple[str, int], Moments]
 
     def seen(self, number: int, kept: Kept) -> Seen:
         """Return what is seen of a group, given which nodes stay in groups that come after it."""
         group, writers = self.analysis.groups[number], _writers(self.analysis)
-        parts = [Seen(np.empty((0, len(group))), np.empty((0, 1)), np.empty(0, np.int64))]
+        parts = [(np.empty((0, len(group))), np.empty((0, 1)), np.empty(0, np.int64))]
+        weight = 0.0
         for reader in group.readers:
             if reader.linear.node not in self.contributions:
                 continue
@@ -112,11 +119,35 @@ class Sampled:
             stays = ~np.isin(found.outputs, np.concatenate([np.empty(0, np.int64), *gone]))
             added = found.added[stays].astype(np.float64)
             outputs = added.sum(axis=1, keepdims=True)
-            spread = float(outputs.std()) or 1.0
+            spread = self._spread(reader.linear, outputs, found.outputs[stays])
             nodes = added[:, reader.index].sum(axis=2)
-            parts.append(Seen(nodes / spread, outputs / spread, np.nonzero(stays)[0]))
-        nodes, targets, samples = zip(*map(dataclasses.astuple, parts), strict=True)
-        return Seen(np.concatenate(nodes), np.concatenate(targets), np.concatenate(samples))
+            parts.append((nodes / spread, outputs / spread, np.nonzero(stays)[0]))
+            weight += float(outputs.var()) / spread**2
+        nodes, targets, samples = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Seen(nodes, targets, samples, weight)
+
+    def _spread(self, linear: Linear, outputs: Floats, channels: Ints) -> float:
+        """Return the standard deviation of what these outputs of an operator flow into."""
+        stream = self.moments.get((self.analysis.sums.get(linear.y, ""), linear.y_axis))
+        known = None if stream is None else float(stream.variance[channels].mean())
+        return max(float(outputs.std()), known**0.5 if known else 0.0) or 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Either:
+    """Single values as they are; of maps, whose norm has no sign and no position, what they add."""
+
+    values: Summarised
+    maps: Sampled
+
+    def seen(self, number: int, kept: Kept) -> Seen:
+        """Return what is seen of a group, given which nodes stay in groups that come after it."""
+        single = self.values.summaries.single
+        alone = all(
+            (reader.linear.x, reader.linear.x_axis) in single and reader.index.shape[1] == 1
+            for reader in self.maps.analysis.groups[number].readers
+        )
+        return (self.values if alone else self.maps).seen(number, kept)
 
 
 def _writers(analysis: Analysis) -> dict[str, dict[int, Ints]]:

@@ -169,16 +169,17 @@ def eliminated(x: Floats, y: Floats, *, damping: float = 1e-3) -> tuple[Ints, Fl
 
     Returns:
         order: int64, shape (p,), first to go first.
-        rise: float64, shape (p,): how much the loss has risen in all once each is gone, made to rise.
+        rise: float64, shape (p,): how much the loss rises as each goes, and no less than for those
+            gone before.
     """
     ridge = Ridge(x, y, damping, by_sample=False)
     order: list[int] = [int(node) for node in np.flatnonzero(~ridge.open)]
-    total, rise = 0.0, np.zeros(x.shape[1])
+    least, rise = 0.0, np.zeros(x.shape[1])
     while ridge.open.any():
         rises = ridge.rises()
         node = int(np.argmin(rises))
-        total += float(rises[node])
-        rise[node] = total
+        least = max(least, float(rises[node]))
+        rise[node] = least
         ridge.remove(node)
         order.append(node)
     return np.array(order, np.int64), rise

@@ -2,7 +2,10 @@
 
 A greedy order by joint matrix-based Renyi information, per group, given the maps kept in groups cut
 before; a cut where the conditional mutual information of what remains levels off. "robust" (the
-default) and "paper" settings differ in kernel widths, the target's kernel and how curves are read.
+default) and "paper" settings differ in kernels, the order of entropy and how curves are read.
+
+Under a budget, what a channel is worth is the information lost as it goes, in nats: the slope of the
+curve, made to fall. With kernels as wide as readers see (`_kernels`) these compare between groups.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from onnxprune.core.analysis import Group
 from onnxprune.core.contracts import CRITERIA, Evidence, Floats, Progress, Ranking, silent
@@ -23,6 +27,7 @@ from ._layers import layer_order
 from ._ordering import Ordering, Target, ordered
 
 Conditioning = Literal["compact", "full", "layer"]
+_TIE = 1e-12  # nats
 _SATURATED = 0.98  # of ln N: beyond, kernels tell all samples apart whatever the channels hold
 
 
@@ -35,6 +40,7 @@ class _Layer:
     keep: int
     base: Floats  # log kernel of the kept maps, shape (T,)
     tells: NDArray[np.bool_]  # units whose maps differ between samples, shape (U,)
+    known: float  # I(Y; B), in nats
 
     @property
     def gone(self) -> NDArray[np.int64]:
@@ -49,7 +55,8 @@ class Cmi:
     Attributes:
         mode: "paper" reads widths, labels and curves as the paper's code does; "robust" as measured
             to work.
-        alpha: order of the Renyi entropy; 2 is fastest.
+        alpha: order of the Renyi entropy; None: 2, which is fastest, and 1.01 as "paper".
+        width: of kernels; None: "readers", and "paper" as "paper".
         conditioning: on the maps kept in the neighbouring group cut before ("compact", eq. 8), in all
             groups cut before ("full", eq. 6), or on none ("layer").
         direction: cut groups from first to last, or both ways from the one that alone loses most.
@@ -60,7 +67,8 @@ class Cmi:
     """
 
     mode: cuts.Mode = "robust"
-    alpha: float = 1.01
+    alpha: float | None = None
+    width: Width | None = None
     conditioning: Conditioning = "compact"
     direction: Literal["both", "forward"] = "both"
     cut: Literal["scree", "x-means", "permutation"] = "scree"
@@ -68,13 +76,13 @@ class Cmi:
     target: About = "auto"
     tolerance: float = 0.01
 
-    needs = frozenset({"maps"})
-    comparable = False
+    needs = frozenset({"maps", "moments", "streams"})
+    comparable = True
     zero_is_least = True
     chooses = True
 
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
-        """Return one ranking per group; scores are the information that was still missing, relative."""
+        """Return one ranking per group; scores are the information lost with each unit, in nats."""
         return [_ranking(layer) for layer in _Run(self, evidence, progress).layers()]
 
 
@@ -86,7 +94,9 @@ class _Run:
         self.groups = evidence.analysis.groups
         self.sequence = layer_order(evidence.analysis)
         self.maps: Maps = maps_of(evidence)
-        self.width: Width = "paper" if settings.mode == "paper" else "median"
+        literal = settings.mode == "paper"
+        self.width: Width = settings.width or ("paper" if literal else "readers")
+        self.alpha = settings.alpha or (1.01 if literal else 2.0)
         self.target: Target = target_of(evidence, self.maps, settings.target, self.width)
         self.before = evidence.quality(_NONE) if evidence.quality else 1.0
         self.done = 0
@@ -101,7 +111,9 @@ class _Run:
         for way in (forward, backward):
             before = [found[forward[0]]] if way is backward and found else []
             for number in way:
-                given = before if self.settings.conditioning == "full" else before[-1:]
+                given = {"full": before, "compact": before[-1:], "layer": []}[
+                    self.settings.conditioning
+                ]
                 found[number] = self._layer(number, given, list(found.values()))
                 before.append(found[number])
         return [found[number] for number in range(len(self.groups))]
@@ -118,7 +130,7 @@ class _Run:
     def _layer(self, number: int, given: list[_Layer], cut: list[_Layer]) -> _Layer:
         """Order and cut one group, given the maps kept in others, with others cut already."""
         group = self.groups[number]
-        logs = log_kernels(group, self.maps, self.width)
+        logs = log_kernels(group, self.evidence, self.maps, self.width)
         base = self._base(given)
         name = f"{number}-{'-'.join(str(len(layer.gone)) for layer in given)}-{len(cut)}"
         held = self.evidence.memo(f"cmi-{name}", lambda: _arrays(self._order(logs, base)))
@@ -129,7 +141,8 @@ class _Run:
         self.done += 1
         self.progress("cmi", self.done, self._total)
         kept = logs[ordering.order[:keep]].sum(axis=0, dtype=np.float64)
-        return _Layer(group, ordering, keep, kept, informative(logs))
+        known = 0.0 if base is None else float(self.target.information(base, self.alpha)[0])
+        return _Layer(group, ordering, keep, kept, informative(logs), known)
 
     @property
     def _total(self) -> int:
@@ -145,7 +158,7 @@ class _Run:
 
     def _order(self, logs: Singles, base: Floats | None) -> Ordering:
         found = ordered(
-            logs, self.target, base, alpha=self.settings.alpha, shortlist=self.settings.shortlist
+            logs, self.target, base, alpha=self.alpha, shortlist=self.settings.shortlist
         )
         # a map that is the same for all samples tells nothing, whatever rounding says
         silent_last = np.argsort(~informative(logs)[found.order], kind="stable")
@@ -159,7 +172,7 @@ class _Run:
         if self.settings.cut == "x-means":
             return cuts.x_means(curve, mode)
         return cuts.permutation(
-            logs, ordering, self.target, base, alpha=self.settings.alpha, seed=self.evidence.seed
+            logs, ordering, self.target, base, alpha=self.alpha, seed=self.evidence.seed
         )
 
     def _chosen(
@@ -193,14 +206,13 @@ def _arrays(ordering: Ordering) -> dict[str, NDArray[np.generic]]:
 
 
 def _ranking(layer: _Layer) -> Ranking:
-    """Score by the information missing before each was taken, made to fall; ties in the order found."""
+    """Score by the information lost with each unit, made to fall along the order, which breaks ties."""
     order, curve = layer.ordering.order, layer.ordering.cmi
     count = len(order)
-    missing = np.append(layer.ordering.joint[-1], curve[:-1])
-    falling = np.minimum.accumulate(np.maximum(missing, 0.0))
-    top = float(falling[0]) or 1.0
+    missing = np.append(layer.ordering.joint[-1] - layer.known, curve)
+    falling = isotonic_regression(missing[:-1] - missing[1:], increasing=False).x
     scores = np.empty(count)
-    scores[order] = falling / top + (count - np.arange(count)) / count * 1e-6
+    scores[order] = np.maximum(falling, 0.0) + (count - np.arange(count)) / count * _TIE
     scores[~layer.tells] = 0.0
     keep = np.zeros(count, np.bool_)
     keep[order[: layer.keep]] = True

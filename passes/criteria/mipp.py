@@ -20,7 +20,7 @@ from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.stats import Norm
 
 from ._layers import layer_order
-from ._mipp_views import Kept, Sampled, Summarised, View
+from ._mipp_views import Either, Kept, Sampled, Summarised, View
 from ._terc import Ridge, eliminated, schedule
 from ._terc_walk import Fit, Reference, judged, perceptrons
 
@@ -37,7 +37,9 @@ class Mipp:
             the mean costs.
         estimates: how many estimates the confidence is about (the paper: 5), each the mean over as
             many parts of the samples; 0: every sample is one.
-        collapse: how a map becomes one number; "patches": what it adds to sampled outputs instead.
+        collapse: how a map becomes one number (the paper: "l1"); "patches": what it adds to sampled
+            outputs instead, which keeps sign and position, and compares between groups; "auto":
+            patches for maps, single values as they are.
         reference: the loss of all nodes ("full", as in the paper), the least so far ("best"), or that
             of the nodes left so far.
         nulls: shuffled nodes that show what chance reaches.
@@ -54,7 +56,7 @@ class Mipp:
     confidence: float = 0.95
     tolerance: float = 0.01
     estimates: int = 0
-    collapse: Norm | Literal["patches"] = "l1"
+    collapse: Norm | Literal["patches", "auto"] = "auto"
     reference: Reference = "best"
     nulls: int = 8
     under: Literal["loss", "confidence"] = "loss"
@@ -85,7 +87,9 @@ class Mipp:
     @property
     def needs(self) -> frozenset[str]:
         """Which statistics it reads."""
-        return frozenset({"contributions" if self.collapse == "patches" else "summaries"})
+        sampled = frozenset({"contributions", "streams"})
+        by_collapse = {"patches": sampled, "auto": sampled | {"summaries"}}
+        return by_collapse.get(self.collapse, frozenset({"summaries"}))
 
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
         """Return one ranking per group; scores are as `under` says."""
@@ -124,7 +128,8 @@ class Mipp:
         order, rise = eliminated(seen.nodes, seen.targets, damping=self.damping)
         return {
             "keep": result.keep, "rise": result.rise, "bound": result.bound,
-            "certainty": result.certainty, "order": result.order, "loss": np.array(result.loss), "scores": rise, "gone": order,
+            "certainty": result.certainty, "order": result.order, "loss": np.array(result.loss),
+            "scores": rise * seen.weight, "gone": order,
         }  # fmt: skip
 
     def _fit(self, seed: int) -> Fit:
@@ -143,11 +148,16 @@ class Mipp:
             raise OnnxPruneError(
                 f"'mipp' needs at least {_FEWEST} samples, found {statistics.samples}: give more --data"
             )
+        analysis, given, sums = evidence.analysis, statistics.contributions, statistics.summaries
+        sampled = None if given is None else Sampled(analysis, given, statistics.moments)
         if self.collapse == "patches":
-            assert statistics.contributions is not None  # it is what `needs` names
-            return Sampled(evidence.analysis, statistics.contributions)
-        assert statistics.summaries is not None
-        return Summarised(evidence.analysis, statistics.summaries, self.collapse)
+            assert sampled is not None  # it is what `needs` names
+            return sampled
+        assert sums is not None
+        if self.collapse != "auto":
+            return Summarised(analysis, sums, self.collapse)
+        assert sampled is not None
+        return Either(Summarised(analysis, sums, "l1"), sampled)
 
 
 def _ranking(held: dict[str, NDArray[np.generic]]) -> Ranking:

@@ -28,7 +28,7 @@ class ThiNet(PerGroup):
     zero_is_least = True
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
-        """Return the share of the readers' energy lost once a unit is discarded: float64, shape (U,)."""
+        """Return the share of the readers' energy lost with each unit: float64, shape (U,)."""
         second = evidence.required().second
         total = np.zeros((len(group), len(group)))
         for reader in group.readers:
@@ -57,19 +57,17 @@ def contributions(reader: Reader, evidence: Evidence, second: SecondMoments) -> 
 
 
 def _discarded(products: Floats) -> Floats:
-    """Return 1^T G 1 over the set to discard when each unit joins it, made to rise."""
+    """Return by how much 1^T G 1 over the set to discard grows as each unit joins it, made to rise."""
     count = len(products)
-    scores, crossed, value = np.zeros(count), np.zeros(count), 0.0
+    scores, crossed, least = np.zeros(count), np.zeros(count), 0.0
     is_open = np.ones(count, np.bool_)
     for _ in range(count):
         joined = np.where(is_open, 2 * crossed + np.diag(products), np.inf)
         unit = int(np.argmin(joined))
-        value += float(joined[unit])
+        least = max(least, float(joined[unit]))
         is_open[unit] = False
-        scores[unit] = value
+        scores[unit] = least
         crossed += products[unit]
-    order = np.argsort(scores, kind="stable")
-    scores[order] = np.maximum.accumulate(scores[order])
     return scores
 
 
