@@ -133,10 +133,23 @@ def test_the_same_code_runs_on_torch() -> None:
     for alpha in (1.01, 2, 3):
         found = renyi.entropy(torch.from_numpy(gram), alpha)
         assert float(found) == pytest.approx(float(renyi.entropy(gram, alpha)), abs=1e-10)
-    logs = log_kernels(np.random.default_rng(0).standard_normal((6, 40, 2)), 2.5)
-    target = classes(40, 4)
+
+
+@pytest.mark.parametrize("alpha", [1.01, 2])
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_order_is_the_same_on_torch(alpha: float, labels: bool) -> None:
+    """Estimates, shortlist, exact values and compaction, all on tensors."""
+    torch = pytest.importorskip("torch")
+    logs = log_kernels(np.random.default_rng(0).standard_normal((12, 40, 2)), 2.5)
+    target = classes(40, 4) if labels else Target(logs[0].astype(np.float64), 40)
+    base = logs[1].astype(np.float64)
     there = Target(torch.from_numpy(target.log), 40, target.classes)
-    ours, theirs = ordered(logs, target), ordered(torch.from_numpy(logs), there)
+
+    ours = ordered(logs, target, base, alpha=alpha, shortlist=3)
+    theirs = ordered(
+        torch.from_numpy(logs), there, torch.from_numpy(base), alpha=alpha, shortlist=3
+    )
+
     assert ours.order.tolist() == theirs.order.tolist()
     np.testing.assert_allclose(ours.joint, theirs.joint, atol=1e-6)
 
