@@ -112,7 +112,7 @@ class _Conversion:
             None if x is None else self.builder.operand(_kind(node, operator, slot), x)
             for slot, x in enumerate(operands)
         )
-        keywords = {k: self._keyword(node, k, v) for k, v in attributes.items()}
+        keywords = {k: self._keyword(node, operator, k, v) for k, v in attributes.items()}
         if operator.is_module:
             return self.builder.module(_title(node), operator.call(**attributes), args)
         if "like" in operator.keywords:
@@ -120,10 +120,12 @@ class _Conversion:
         name = identifier(node.output[0])
         return self.builder.graph.create_node("call_function", operator.call, args, keywords, name)
 
-    def _keyword(self, node: NodeProto, name: str, value: Any) -> Any:
-        """Return an attribute as an argument; a tensor becomes a buffer."""
+    def _keyword(self, node: NodeProto, operator: Operator, name: str, value: Any) -> Any:
+        """Return an attribute as an argument; a tensor becomes a buffer, or numbers among numbers."""
         if not isinstance(value, Tensor):
             return value
+        if operator.form is not None:
+            return value.tolist()
         label = f"{_title(node)}.{name}"
         return self.builder.tensor(Constant(label, value, label))
 

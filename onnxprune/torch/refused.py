@@ -7,46 +7,23 @@ from collections.abc import Mapping
 MICROSOFT = "com.microsoft"
 
 _FLOW = "control flow is not carried; export the model without branches and loops"
-_SEQUENCE = "sequences are not carried; export the model with tensors only"
-_INTEGER = "it computes with integers, which have no gradient; retrain the float model instead"
+_SEQUENCE = "sequences are carried only to split and to join; export the model with tensors only"
+_PACKED = "its weights are packed in a few bits each; retrain the float model instead"
 
 REFUSED: Mapping[tuple[str, str], str] = {
     **{("", op_type): _FLOW for op_type in ("If", "Loop", "Scan")},
     **{
         ("", op_type): _SEQUENCE
         for op_type in (
-            "ConcatFromSequence",
             "Optional",
             "OptionalGetElement",
             "OptionalHasElement",
-            "SequenceAt",
-            "SequenceConstruct",
             "SequenceEmpty",
             "SequenceErase",
             "SequenceInsert",
             "SequenceLength",
             "SequenceMap",
-            "SplitToSequence",
         )
     },
-    **{
-        ("", op_type): _INTEGER
-        for op_type in ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
-    },
-    **{
-        (MICROSOFT, op_type): _INTEGER
-        for op_type in (
-            "DynamicQuantizeMatMul",
-            "MatMulIntegerToFloat",
-            "MatMulNBits",
-            "QGemm",
-            "QLinearAdd",
-            "QLinearAveragePool",
-            "QLinearConcat",
-            "QLinearGlobalAveragePool",
-            "QLinearLeakyRelu",
-            "QLinearMul",
-            "QLinearSigmoid",
-        )
-    },
+    (MICROSOFT, "MatMulNBits"): _PACKED,
 }

@@ -21,20 +21,21 @@ from tests.strategies import CASES, example_model
 from tests.torch.compare import Feeds, called, drawn, gap, outputs_of
 
 TIGHT = 2e-5  # of the largest value: float32, sums in another order
+STEPS = 0.05  # some of 256 steps: what lies between two is rounded either way
 STEP = 1e-6  # of finite differences, in float64
 DERIVED = 1e-4  # of the derivative along a random direction
 CARRIED = {(o.domain, o.op_type) for o in TORCH_OPS.all()}
 
 
-def _cases(newest: bool) -> pytest.MarkDecorator:
-    """Every example of a carried operator, at all of its opsets or at the newest."""
-    cases = [
+# At the newest opset of each; `test_variants.py` has older ones.
+each_case = pytest.mark.parametrize(
+    ("rule", "example", "opset"),
+    [
         pytest.param(r, e, o, id=f"{r.op_type}-{o}-{e.text.replace(chr(10), '; ')}")
         for r, e, o in CASES
-        if (r.domain, r.op_type) in CARRIED and (o == e.opsets[-1] or not newest)
-    ]
-    return pytest.mark.parametrize(("rule", "example", "opset"), cases)
-
+        if (r.domain, r.op_type) in CARRIED and o == e.opsets[-1]
+    ],
+)
 
 _model = functools.cache(example_model)
 
@@ -46,7 +47,7 @@ def test_is_carried_or_refused_with_a_reason(rule: OpRule) -> None:
     assert (key in CARRIED) != bool(REFUSED.get(key))
 
 
-@_cases(newest=False)
+@each_case
 def test_equals_onnxruntime(rule: OpRule, example: Example, opset: int) -> None:
     model = _model(example, opset)
     feeds = drawn(model)
@@ -54,21 +55,20 @@ def test_equals_onnxruntime(rule: OpRule, example: Example, opset: int) -> None:
     module = from_onnx(model)
     expected = outputs_of(model, feeds)
 
+    allowed = STEPS if rule.op_type.startswith("QLinear") else TIGHT
     assert rule.op_type in {node.op_type for node in model.graph.node}
-    assert gap(called(module, feeds), expected) < TIGHT
+    assert gap(called(module, feeds), expected) < allowed
     _move(module, 0.1)
     trained = to_onnx(module, model)
     found = called(module, feeds)
-    assert gap(found, outputs_of(trained, feeds)) < TIGHT
+    assert gap(found, outputs_of(trained, feeds)) < allowed
     assert gap(found, expected) > 100 * TIGHT  # else nothing was trained
 
 
-@_cases(newest=True)
+@each_case
 def test_gradients_are_finite_differences(rule: OpRule, example: Example, opset: int) -> None:
     model = _model(example, opset)
-    if {"Cast", "QuantizeLinear", "DynamicQuantizeLinear"} & {
-        node.op_type for node in model.graph.node
-    }:
+    if any("Quantize" in n.op_type or n.op_type == "Cast" for n in model.graph.node):
         pytest.skip("rounds: its gradient is not its derivative, or its float64 is float32")
     feeds = {
         k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in drawn(model).items()

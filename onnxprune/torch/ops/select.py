@@ -103,9 +103,8 @@ def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "n
     new = updates.reshape(len(rows), *x.shape[depth:])
     if reduction == "none":
         return flat.index_copy(0, rows, new).reshape(x.shape)
-    if reduction == "add":
-        return flat.index_add(0, rows, new).reshape(x.shape)
-    return flat.index_reduce(0, rows, new, _REDUCE[reduction]).reshape(x.shape)
+    places = rows.reshape(-1, *[1] * (new.ndim - 1)).expand_as(new)
+    return flat.scatter_reduce(0, places, new, _REDUCE[reduction]).reshape(x.shape)
 
 
 @torch_op("TopK", ignores=("sorted",))
