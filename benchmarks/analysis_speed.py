@@ -77,7 +77,7 @@ def step_write(name: str, width: str, folder: str, *depths: str) -> Figures:
 
 def step_analyse(path: str, rounds: str) -> Figures:
     """Time the parts of an analysis; the fastest of some rounds."""
-    from onnxprune.core.analysis import CostModel
+    from onnxprune.core.cost import CostModel
     from onnxprune.files.store import load
     from onnxprune.proof.example import example, instance_of
     from onnxprune.structure import dependency

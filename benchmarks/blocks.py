@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402  # after the threads are set
 import onnx  # noqa: E402
 
-from onnxprune.core.analysis import Analysis, CostModel  # noqa: E402
+from onnxprune.core.analysis import Analysis  # noqa: E402
+from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.core.blocks import Block  # noqa: E402
 from onnxprune.core.contracts import SURGERIES  # noqa: E402
 from onnxprune.core.errors import OnnxPruneError  # noqa: E402

@@ -23,8 +23,9 @@ import numpy as np
 import onnx
 
 from benchmarks import peers
-from onnxprune.core.analysis import Analysis, is_parameter
+from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import SURGERIES, silent
+from onnxprune.core.cost import is_parameter
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Graph
 from onnxprune.core.runtime import Session

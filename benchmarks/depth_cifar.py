@@ -1,13 +1,14 @@
 """Published ResNet-56 on CIFAR-10 (25 of 27 blocks can go) without some blocks, without training.
 
     python benchmarks/depth_cifar.py [--blocks 3,6,9,12] [--scores NAMES] [--taus 95,98,99] [--seeds 5]
-           [--test 10000] [--rows FILE] [--quick]
+           [--test 10000] [--rows FILE [--most N]] [--quick]
 
 Blocks are chosen on 512 images of the training split: by every depth score that ranks, so many at a
 time; by MPruner, one round with k = 1 and 2, and all rounds within 4 % and 1 % of accuracy (judged on a
 quarter of those images, with labels). Accuracy is on test images, as cut and after the sequential
 repair to the original with its blocks. MACs are exact; latency is onnxruntime's, one thread, one image,
-in turns with the original. `--rows` keeps what was measured, one JSON object a line: run again to go on.
+in turns with the original. `--rows` keeps what was measured, one JSON object a line: run again to go
+on, with `--most` in parts of so many rows.
 Needs the data that `benchmarks/cifar.py` describes.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 import tempfile
@@ -31,8 +33,10 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import cifar
-from onnxprune.core.analysis import Analysis, CostModel
+from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import REPAIRS, SURGERIES, Evidence, RepairTask, Samples, silent
+from onnxprune.core.cost import CostModel
+from onnxprune.core.cost import CostModel
 from onnxprune.core.depth import DEPTH
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.graph import Graph
@@ -149,6 +153,7 @@ class Bench:
 def wanted(asked: argparse.Namespace) -> Iterator[tuple[Asked, tuple[int, ...]]]:
     """Yield every choice, and how many of its first blocks make a row of their own."""
     counts = tuple(sorted(asked.blocks))
+    yield Asked("original"), ()
     for tau in asked.taus:
         for k in (1, 2):
             yield Asked(f"mpruner:tau={tau},k={k},rounds=1,threshold=1"), ()
@@ -167,7 +172,7 @@ def measured(bench: Bench, asked: argparse.Namespace, known: Sequence[Row]) -> I
         if done.issuperset(rows):
             continue
         try:
-            names = bench.chosen(choice)
+            names = () if choice.score == "original" else bench.chosen(choice)
         except BudgetError as error:
             Console(stderr=True).print(f"{choice.score}: {error}")
             continue
@@ -225,6 +230,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--rows", type=Path)
+    parser.add_argument("--most", type=int, help="rows to measure in this run")
     parser.add_argument("--quick", action="store_true", help="few blocks, seeds and images")
     asked = parser.parse_args()
     if asked.quick:
@@ -232,13 +238,12 @@ def main() -> None:
     rows = read(asked.rows)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.open(Path(folder), asked.test)
-        original = bench.accuracy(bench.analysis.graph)
-        for row in measured(bench, asked, rows):
+        for row in itertools.islice(measured(bench, asked, rows), asked.most):
             rows.append(row)
             if asked.rows is not None:
                 with asked.rows.open("a") as stream:
                     stream.write(json.dumps(dataclasses.asdict(row)) + "\n")
-    Console(width=140).print(table(rows), f"original: {original:.2f} % of {asked.test} test images")
+    Console(width=140).print(table(rows), f"{asked.test} test images")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ import numpy as np  # noqa: E402  # after the threads are set
 import onnx  # noqa: E402
 
 from benchmarks import peers  # noqa: E402
-from onnxprune.core.analysis import Analysis, CostModel  # noqa: E402
+from onnxprune.core.analysis import Analysis  # noqa: E402
+from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.core.contracts import CRITERIA, SURGERIES, Evidence  # noqa: E402
 from onnxprune.core.errors import OnnxPruneError  # noqa: E402
 from onnxprune.core.graph import Graph  # noqa: E402

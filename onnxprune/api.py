@@ -7,8 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from .core.analysis import CostModel
 from .core.contracts import Progress, silent
+from .core.cost import CostModel
 from .core.errors import OnnxPruneError
 from .core.interface import Interface, read_interface
 from .core.runtime import Session

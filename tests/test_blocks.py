@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune.core.analysis import CostModel
 from onnxprune.core.blocks import Block
+from onnxprune.core.cost import CostModel
 from onnxprune.core.graph import Graph
 from onnxprune.proof.example import example, instance_of
 from onnxprune.structure.blocks import find_blocks

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import onnxprune as op
 from onnxprune.cli import main
-from onnxprune.core.analysis import CostModel
+from onnxprune.core.cost import CostModel
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Graph
 from onnxprune.proof.example import example, instance_of

@@ -10,8 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.core.analysis import Analysis, CostModel
+from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import CRITERIA, Evidence
+from onnxprune.core.cost import CostModel
 from onnxprune.core.graph import Graph
 from onnxprune.core.quantised import parameters_each
 from onnxprune.core.rules import OP_RULES

@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.core.analysis import Analysis, CostModel, Mask
+from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.contracts import CRITERIA, SURGERIES, Batch, Evidence
+from onnxprune.core.cost import CostModel
 from onnxprune.core.graph import Graph
 from onnxprune.proof.example import instance_of
 from onnxprune.proof.prove import Proof, prove

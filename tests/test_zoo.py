@@ -17,8 +17,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.core.analysis import Analysis, CostModel, Mask
+from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.contracts import CRITERIA, SURGERIES, Evidence
+from onnxprune.core.cost import CostModel
 from onnxprune.core.graph import Graph
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import Instance, instantiate

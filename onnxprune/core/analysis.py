@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -16,8 +15,7 @@ from .errors import InternalError
 from .faces import Face
 from .graph import Array, Graph
 from .positions import Axis, Space
-from .quantised import parameters_each
-from .shapes import Instance, Shapes
+from .shapes import Shapes
 from .solver import Solution
 
 Ints = NDArray[np.int64]
@@ -198,149 +196,6 @@ class Mask:
             raise InternalError(f"the mask leaves no position on axis {number} of '{tensor}'")
         if (self.removed & self.analysis.solution.stays[self.analysis.solution.component]).any():
             raise InternalError("the mask removes positions that stay")
-
-
-class CostModel:
-    """MACs and parameters as sums of products of axis lengths, exact on any mask.
-
-    Lengths are of axis roots. MACs are those of one sample: batch 1, other unknown dimensions as in
-    the `instance` given (design: costs do not add, so they are computed on the final mask).
-    """
-
-    def __init__(self, analysis: Analysis, instance: Instance) -> None:
-        """Prepare the products; `instance` gives the sizes at which MACs are counted."""
-        self.analysis = analysis
-        space = analysis.space
-        roots = sorted(analysis.solution.base)
-        self.roots = np.array(roots, np.int64)
-        self._row = {root: i for i, root in enumerate(roots)}
-        self.full = np.array([space.sizes[r] for r in roots] + [1], np.float64)
-        self.mac_nodes: list[int] = []
-        terms: list[tuple[list[int], float]] = []
-        for record in analysis.records:
-            for macs in record.macs:
-                terms.append(self._term(macs.axes, macs.times, instance))
-                self.mac_nodes.append(record.index)
-        graph, ones = analysis.graph, len(roots)
-        weights = [(name, *self.tensor_term(name, w.shape)) for name, w in graph.weights.items()]
-        each = parameters_each(graph, analysis.records)
-        params = [(r, n * each.get(name, is_parameter(graph, name))) for name, r, n in weights]
-        size = [(rows, times * _bytes_each(graph, name)) for name, rows, times in weights]
-        size.append(([], _bytes_around(graph)))
-        self._macs, self._params = _Products(terms, ones), _Products(params, ones)
-        self._size = _Products(size, ones)
-        positions = len(analysis.solution.component)
-        self.row_of = np.full(positions, len(roots), np.int64)
-        for root, first in analysis.solution.base.items():
-            self.row_of[first : first + space.sizes[root]] = self._row[root]
-
-    def _term(
-        self, axes: tuple[Axis, ...], times: int, instance: Instance
-    ) -> tuple[list[int], float]:
-        """A product over axes: its root rows, and the constant that makes it exact when unpruned."""
-        space, rows, constant = self.analysis.space, [], float(times)
-        for axis in axes:
-            tensor, number = space.owners[axis.id]
-            size = instance.shapes[tensor][number] if tensor in instance.shapes else axis.size
-            row = self._row.get(space.root(axis.id))
-            if row is None:
-                constant *= size
-            else:
-                rows.append(row)
-                constant *= size / axis.size
-        return rows, constant
-
-    def tensor_term(self, tensor: str, shape: Sequence[int]) -> tuple[list[int], float]:
-        """Return the elements of a tensor of this (uncut) shape as rows of `lengths` and a constant."""
-        space, rows, constant = self.analysis.space, [], 1.0
-        for number, size in enumerate(shape):
-            axis = space.find(tensor, number)
-            row = None if axis is None else self._row.get(space.root(axis))
-            if row is None:
-                constant *= size
-            else:
-                rows.append(row)
-        return rows, constant
-
-    def products(
-        self, figure: Literal["macs", "params", "size"]
-    ) -> tuple[Ints, NDArray[np.float64]]:
-        """Return a figure as a sum of products of lengths.
-
-        Returns:
-            rows: int64, shape (T, d), into `lengths`; padded with its trailing 1.
-            constants: float64, shape (T,), so that figure = sum_t constants[t] * prod lengths[rows[t]].
-        """
-        products = {"macs": self._macs, "params": self._params, "size": self._size}[figure]
-        return products.rows, products.constants
-
-    def lengths(self, removed: Bools | None = None) -> NDArray[np.float64]:
-        """Return kept lengths per root (and a trailing 1), for a mask over positions."""
-        if removed is None:
-            return self.full.copy()
-        count = len(self.roots)
-        gone = np.bincount(self.row_of[removed], minlength=count)[:count]
-        kept: NDArray[np.float64] = self.full - np.append(gone, 0)
-        return kept
-
-    def macs(self, lengths: NDArray[np.float64]) -> float:
-        """Multiply-accumulates of one sample."""
-        return self._macs.sum(lengths)
-
-    def macs_by_node(self, lengths: NDArray[np.float64]) -> dict[int, float]:
-        """Multiply-accumulates of one sample per node index."""
-        result: dict[int, float] = {}
-        for node, value in zip(self.mac_nodes, self._macs.each(lengths), strict=True):
-            result[node] = result.get(node, 0.0) + float(value)
-        return result
-
-    def params(self, lengths: NDArray[np.float64]) -> float:
-        """Number of parameters: elements of floating-point or quantised weights, ties once."""
-        return self._params.sum(lengths)
-
-    def size(self, lengths: NDArray[np.float64]) -> float:
-        """Bytes of the file: weights as stored, and what is around them (a slight overestimate)."""
-        return self._size.sum(lengths)
-
-
-class _Products:
-    """Sum of constant * product of chosen lengths, as one padded gather."""
-
-    def __init__(self, terms: list[tuple[list[int], float]], ones: int) -> None:
-        depth = max((len(rows) for rows, _ in terms), default=0)
-        self.rows = np.full((len(terms), depth), ones, np.int64)
-        for i, (rows, _) in enumerate(terms):
-            self.rows[i, : len(rows)] = rows
-        self.constants = np.array([c for _, c in terms], np.float64)
-
-    def each(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-        product: NDArray[np.float64] = lengths[self.rows].prod(axis=1) * self.constants
-        return product
-
-    def sum(self, lengths: NDArray[np.float64]) -> float:
-        return float(self.each(lengths).sum())
-
-
-def is_parameter(graph: Graph, tensor: str) -> bool:
-    """Shape constants and indices are not parameters; weights of any numeric type above a scalar are."""
-    weight = graph.weights[tensor]
-    return len(weight.shape) > 0 and weight.proto.data_type not in _INDEX_TYPES
-
-
-_INDEX_TYPES = {6, 7, 9, 8}  # INT32, INT64, BOOL, STRING
-
-
-def _bytes_around(graph: Graph) -> float:
-    """Bytes of a file besides the values of its weights: nodes, names and shapes."""
-    nodes = sum(node.ByteSize() + 4 for node in graph.nodes)
-    heads = sum(len(name) + 2 * len(weight.shape) + 14 for name, weight in graph.weights.items())
-    return float(graph.shell.ByteSize() + nodes + heads)
-
-
-def _bytes_each(graph: Graph, tensor: str) -> float:
-    weight = graph.weights[tensor]
-    count = int(np.prod(weight.shape, dtype=np.int64))
-    return weight.nbytes / count if count else 0.0
 
 
 def as_matrix(array: Array, axis: int) -> Array:

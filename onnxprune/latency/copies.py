@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.analysis import Analysis, CostModel, Mask
+from ..core.analysis import Analysis, Mask
 from ..core.contracts import SURGERIES
+from ..core.cost import CostModel
 from ..core.graph import Array, Graph
 from ..core.interface import interface_of
 from ..core.samples import Progress, silent

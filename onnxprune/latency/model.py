@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from ..core.analysis import CostModel
+from ..core.cost import CostModel
 from ..core.shapes import Instance
 
 Ints = NDArray[np.int64]

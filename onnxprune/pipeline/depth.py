@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from ..core.analysis import Analysis, CostModel, Mask
+from ..core.analysis import Analysis, Mask
 from ..core.blocks import Block
+from ..core.cost import CostModel
 from ..core.errors import OnnxPruneError
 from ..plan import depth_of, read_plan
 from ..selection.budget import Budget

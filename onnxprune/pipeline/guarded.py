@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.analysis import CostModel
 from ..core.contracts import SURGERIES, Memo, Samples, computed
+from ..core.cost import CostModel
 from ..core.errors import BudgetError, DataError
 from ..core.graph import Array, Graph
 from ..core.interface import Interface, interface_of

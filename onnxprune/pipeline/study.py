@@ -7,8 +7,9 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from ..core.analysis import Analysis, CostModel, Mask
+from ..core.analysis import Analysis, Mask
 from ..core.contracts import SURGERIES, Samples
+from ..core.cost import CostModel
 from ..core.errors import DataError, OnnxPruneError
 from ..core.graph import Array, Graph
 from ..core.interface import interface_of

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from ..core.analysis import CostModel
+from ..core.cost import CostModel
 from .budget import Figure
 from .widths import listed
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.analysis import CostModel
 from ..core.contracts import Ranking
+from ..core.cost import CostModel
 from ..core.errors import BudgetError, InternalError, ModelError
 from .budget import Budget, Figure, Normalise, Options, written
 from .descent import SLACK, Descent

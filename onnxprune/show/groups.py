@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.analysis import Analysis, CostModel, Group, Role
+from ..core.analysis import Analysis, Group, Role
+from ..core.cost import CostModel
 from ..core.errors import OnnxPruneError
 from ..plan import to_ranges
 from .operators import OperatorView, Owned

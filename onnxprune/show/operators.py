@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.analysis import Analysis, CostModel
+from ..core.analysis import Analysis
 from ..core.blocks import Block
+from ..core.cost import CostModel
 from ..core.declared import Record
 from ..selection.ledger import owned_positions
 from ..structure.sites import made_by, module

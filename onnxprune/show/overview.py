@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.analysis import Analysis, CostModel
+from ..core.analysis import Analysis
+from ..core.cost import CostModel
 from ..core.graph import Array
 from ..selection.budget import Options
 from ..selection.select import Figures, least

@@ -16,8 +16,9 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from ..core.analysis import Analysis, CostModel, is_parameter
+from ..core.analysis import Analysis
 from ..core.blocks import Block, Kind
+from ..core.cost import CostModel, is_parameter
 from ..core.declared import Record
 from .flow import Flow
 from .layers import chains, named, nested, period

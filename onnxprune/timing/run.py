@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.analysis import CostModel
+from ..core.cost import CostModel
 from ..core.errors import OnnxPruneError
 from ..core.samples import Progress, silent
 from ..proof.example import instance_of

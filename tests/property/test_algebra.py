@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from onnxprune.core.analysis import Analysis, CostModel, Mask
+from onnxprune.core.analysis import Analysis, Mask
+from onnxprune.core.cost import CostModel
 from onnxprune.core.graph import Graph
 from onnxprune.core.quantised import parameters_each
 from onnxprune.core.rules import OP_RULES

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from onnxprune.core.analysis import CostModel
 from onnxprune.core.contracts import Floats
+from onnxprune.core.cost import CostModel
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import instantiate
 from onnxprune.structure.dependency import analyse
