@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -19,8 +19,10 @@ Floats = NDArray[np.float64]
 
 WIDTH, HEIGHT = 300, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 14, 20
-_MOST_POINTS = 160  # a pixel or two apart; of more, the highest of each neighbourhood
-_MOST_STEMS = 512
+_MOST_POINTS = 100  # a pixel or two apart; of more, the highest of each neighbourhood
+_MOST_STEMS = 256  # of more, some all along
+_MOST_CHARTS = 48  # beside each other: what a page of many criteria can hold
+_HUGE = 1e300  # differences of larger numbers overflow
 _WIDE = 25  # times the median is the largest value: most others lie on the ground
 _DECADES = 5  # shown below the largest value on a logarithmic scale
 
@@ -56,11 +58,12 @@ def stems(
     values: Sequence[float], bounds: Sequence[float], keep: Sequence[bool], what: str
 ) -> Markup:
     """Draw a stem per node on a logarithmic scale, and the bound that each had to exceed to stay."""
-    high, bound, stays = (np.asarray(a)[:_MOST_STEMS] for a in (values, bounds, keep))
+    drawn = np.unique(np.linspace(0, len(values) - 1, min(len(values), _MOST_STEMS)).astype(int))
+    high, bound, stays = (np.asarray(a)[drawn] for a in (values, bounds, keep))
     scale = Scale.of(np.concatenate([high, bound]), logarithmic=True)
     x, floor = _places(len(high)), scale.height(scale.low)
     tops = scale.heights(high)
-    body = [_frame(scale, len(high))]
+    body = [_frame(scale, len(values))]
     for name, chosen in (("gone", ~stays), ("stays", stays)):
         path = "".join(
             f"M{a:.1f} {floor:.1f}V{min(b, floor - 1):.1f}"
@@ -72,7 +75,30 @@ def stems(
     body.append(
         Markup('<path class="bound" d="{}"/>').format(_line(_thinned(x, scale.heights(bound))))
     )
-    return _chart(f"{what}: {int(stays.sum())} of {len(high)} stay", body)
+    return _chart(f"{what}: {sum(keep)} of {len(values)} stay", body)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A chart that is drawn when it is shown, its name, and what is said beside that."""
+
+    name: str
+    draw: Callable[[], Markup]
+    said: str = ""
+
+
+def beside_each_other(figures: Sequence[Figure]) -> Markup:
+    """Return small charts in as many columns as there is room; of very many the first, which is said."""
+    drawn = [
+        Markup(
+            '<figure><figcaption><span class="name">{}</span><span class="said">{}</span></figcaption>'
+            "{}</figure>"
+        ).format(figure.name, figure.said, figure.draw())
+        for figure in figures[:_MOST_CHARTS]
+    ]
+    grid = Markup('<div class="multiples">{}</div>').format(Markup("\n").join(drawn))
+    left = len(figures) - len(drawn)
+    return grid + (Markup("<p>{} more groups are not drawn.</p>").format(left) if left else "")
 
 
 def bar(before: float, after: float, largest: float) -> Markup:
@@ -106,6 +132,7 @@ class Scale:
     @classmethod
     def of(cls, values: Floats, *, logarithmic: bool = False) -> Scale:
         """Span all values and zero; on a logarithmic scale whole decades, the last few at most."""
+        values = np.clip(values, -_HUGE, _HUGE)
         if not logarithmic:
             low, high = min(float(values.min()), 0.0), float(values.max())
             return cls(low, high if high > low else low + 1.0)
@@ -116,7 +143,7 @@ class Scale:
 
     def shares(self, values: Floats) -> Floats:
         """Return how far along the scale values are, from 0 to 1; what is below lies at 0."""
-        low, high, values = self.low, self.high, np.maximum(values, self.low)
+        low, high, values = self.low, self.high, np.clip(values, self.low, self.high)
         if self.logarithmic:
             low, high, values = math.log10(low), math.log10(high), np.log10(values)
         found: Floats = (values - low) / (high - low)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from ...plan import Scored
-from ..charts import Cut, falling
+from markupsafe import Markup
+
+from ...plan import RankedGroup, Scored
+from ..charts import Cut, Figure, beside_each_other, falling
 from ..section import SECTIONS, Documents
 
 _CURVE = "cmi"
@@ -22,11 +25,7 @@ class Curves:
 it. The curve is what all others still tell then, in nats; where it levels off, the rest goes.</p>
 {% for name, charts in blocks %}
 {% if blocks | length > 1 %}<h3>{{ name }}</h3>{% endif %}
-<div class="multiples">
-{% for group, chart in charts %}
-<figure><figcaption class="name">{{ group }}</figcaption>{{ chart }}</figure>
-{% endfor %}
-</div>
+{{ charts }}
 {% endfor %}
 """
 
@@ -37,23 +36,20 @@ it. The curve is what all others still tell then, in nats; where it levels off, 
             for scored in scores.criteria:
                 names = [group.name for group in scores.groups]
                 if charts := _charts(names, scored):
-                    blocks.append((f"{scored.label(scores.criteria)}, {name}", charts))
+                    blocks.append(
+                        (f"{scored.label(scores.criteria)}, {name}", beside_each_other(charts))
+                    )
         return {"blocks": blocks} if blocks else None
 
 
-def _charts(names: list[str], scored: Scored) -> list[tuple[Any, ...]]:
-    return [
-        (
-            name,
-            falling(
-                ranked.curves[_CURVE],
-                f"what is left to tell of {name}, in nats",
-                () if ranked.count is None else (Cut(ranked.count, "kept"),),
-            ),
-        )
-        for name, ranked in zip(names, scored.groups, strict=True)
-        if ranked.curves.get(_CURVE)
-    ]
+def _charts(names: list[str], scored: Scored) -> list[Figure]:
+    pairs = zip(names, scored.groups, strict=True)
+    return [Figure(name, partial(_chart, name, r)) for name, r in pairs if r.curves.get(_CURVE)]
+
+
+def _chart(name: str, ranked: RankedGroup) -> Markup:
+    cuts = () if ranked.count is None else (Cut(ranked.count, "kept"),)
+    return falling(ranked.curves[_CURVE], f"what is left to tell of {name}, in nats", cuts)
 
 
 SECTIONS.register("curves")(Curves())

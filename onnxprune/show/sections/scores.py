@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ...plan import Plan, RankedGroup, Scored, ScoredGroup
-from ..charts import Cut, Scale, box, falling, is_wide
+from ..charts import Cut, Figure, Scale, beside_each_other, box, falling, is_wide
 from ..section import SECTIONS, Documents
 
 
@@ -39,12 +40,8 @@ shaded stays.</p>
 <tr><td class="name">{{ group }}</td><td class="wide">{{ box }}</td><td class="number">{{ least }}</td><td class="number">{{ median }}</td><td class="number">{{ most }}</td></tr>
 {% endfor %}
 </tbody></table></div></details>
-<details{{ " open" if charts | length <= 60 }}><summary>{{ charts | length }} groups, sorted</summary>
-<div class="multiples">
-{% for group, chart in charts %}
-<figure><figcaption class="name">{{ group }}</figcaption>{{ chart }}</figure>
-{% endfor %}
-</div></details>
+<details open><summary>{{ rows | length }} groups, sorted</summary>
+{{ charts }}</details>
 {% endfor %}
 """
 
@@ -119,13 +116,14 @@ def _block(
         said = (f"{v:.3g}" for v in (values.min(), np.median(values), values.max()))
         rows.append((group.name, drawn, *said))
         what = f"scores of {group.name}"
-        charts.append((group.name, falling(values.tolist(), what, group.cuts, logarithmic=wide)))
+        draw = partial(falling, values.tolist(), what, group.cuts, logarithmic=wide)
+        charts.append(Figure(group.name, draw))
     said_of_scale = " Scales are logarithmic." if wide else ""
     return (
         name,
         f"{f'From {source}. ' if source else ''}{notes[comparable]}{said_of_scale}",
         rows,
-        charts,
+        beside_each_other(charts),
     )
 
 

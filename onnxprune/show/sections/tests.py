@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from ...plan import RankedGroup, Scored
-from ..charts import stems
+from ..charts import Figure, beside_each_other, stems
 from ..section import SECTIONS, Documents
 
 _CURVES = ("rise", "bound", "order")
@@ -28,11 +30,7 @@ logarithmic scale; the line is what it must exceed for the node to stay.</p>
 <li class="limit"><svg width="16" height="16" aria-hidden="true"><path d="M0 8h16" stroke="currentColor" stroke-width="2"/></svg>bound</li></ul>
 {% for name, charts in blocks %}
 {% if blocks | length > 1 %}<h3>{{ name }}</h3>{% endif %}
-<div class="multiples">
-{% for group, said, chart in charts %}
-<figure><figcaption><span class="name">{{ group }}</span><span class="said">{{ said }}</span></figcaption>{{ chart }}</figure>
-{% endfor %}
-</div>
+{{ charts }}
 {% endfor %}
 """
 
@@ -43,13 +41,15 @@ logarithmic scale; the line is what it must exceed for the node to stay.</p>
             for scored in scores.criteria:
                 names = [group.name for group in scores.groups]
                 if charts := _charts(names, scored):
-                    blocks.append((f"{scored.label(scores.criteria)}, {name}", charts))
+                    blocks.append(
+                        (f"{scored.label(scores.criteria)}, {name}", beside_each_other(charts))
+                    )
         return {"blocks": blocks} if blocks else None
 
 
-def _charts(names: list[str], scored: Scored) -> list[tuple[Any, ...]]:
+def _charts(names: list[str], scored: Scored) -> list[Figure]:
     pairs = zip(names, scored.groups, strict=True)
-    return [(name, *_chart(name, ranked)) for name, ranked in pairs if _tested(ranked)]
+    return [Figure(n, partial(_chart, n, r), _said(r)) for n, r in pairs if _tested(r)]
 
 
 def _tested(ranked: RankedGroup) -> bool:
@@ -60,21 +60,20 @@ def _tested(ranked: RankedGroup) -> bool:
     return ranked.kept is not None and fits and sorted(curves[2]) == list(range(count))
 
 
-def _chart(name: str, ranked: RankedGroup) -> tuple[str, Any]:
+def _chart(name: str, ranked: RankedGroup) -> Markup:
     rise, bound, order = (np.asarray(ranked.curves[curve]) for curve in _CURVES)
     stays = np.zeros(len(rise), np.bool_)
     for start, stop in ranked.kept or ():
         stays[start:stop] = True
     places = order.astype(np.int64)
-    drawn = stems(
-        rise[places].tolist(),
-        bound[places].tolist(),
-        stays[places].tolist(),
-        f"loss rise per node of {name}",
-    )
+    what = f"loss rise per node of {name}"
+    return stems(rise[places].tolist(), bound[places].tolist(), stays[places].tolist(), what)
+
+
+def _said(ranked: RankedGroup) -> str:
     loss = ranked.curves.get("loss", ())
     lost = f"; loss {loss[0]:.3f}, then {loss[1]:.3f}" if len(loss) == 2 else ""
-    return f"{int(stays.sum())} of {len(rise)} stay{lost}", drawn
+    return f"{ranked.count} of {len(ranked.scores)} stay{lost}"
 
 
 SECTIONS.register("tests")(Tests())
