@@ -47,6 +47,28 @@ def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}_{part}": (channels,) for part in ("scale", "bias", "mean", "var")}
 
 
+NORMED = Network(  # BatchNormalization in every group
+    """net (float[N,3,8,8] x) => (float[N,5] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w1)
+        b = BatchNormalization(a, n_scale, n_bias, n_mean, n_var)
+        c = Relu(b)
+        d = Conv<strides=[2,2]>(c, w2)
+        e = BatchNormalization(d, m_scale, m_bias, m_mean, m_var)
+        f = Relu(e)
+        g = GlobalAveragePool(f)
+        h = Flatten(g)
+        y = Gemm<transB=1>(h, w3, b3)
+    }""",
+    {
+        "w1": (16, 3, 3, 3),
+        **norm("n", 16),
+        "w2": (12, 16, 3, 3),
+        **norm("m", 12),
+        "w3": (5, 12),
+        "b3": (5,),
+    },
+)
+
 NETWORKS = {
     "chain": Network(
         """net (float[N,3,8,8] x) => (float[N,5] y) {
