@@ -16,6 +16,7 @@ import typer
 
 from . import api
 from . import options as opt
+from .cli_bench import bench
 from .cli_report import report, score
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
 from .core.depth import DEPTH
@@ -31,9 +32,7 @@ from .show import render
 from .show.overview_text import group_report, overview_report
 from .show.screen import Screen
 from .show.sparse_text import sparse_report
-from .show.timing import bench_report
 from .supervise import supervised
-from .timing.run import BenchReport
 
 app = typer.Typer(
     name="onnxprune",
@@ -84,6 +83,9 @@ def prune(
     params: opt.Params = None,
     size: opt.Size = None,
     ratio: opt.Ratio = None,
+    latency: opt.Latency = None,
+    target: opt.Device = None,
+    threads: opt.Threads = 0,
     max_drop: opt.MaxDrop = None,
     metric: opt.Metric = None,
     by: opt.By = "macs",
@@ -102,7 +104,7 @@ def prune(
     repair: opt.Repair = None,
     scope: opt.Scope = None,
     normalise: opt.Normalise = None,
-    round_to: opt.RoundTo = 8,
+    round_to: opt.MaybeRoundTo = None,
     keep: opt.Keep = None,
     floor: opt.Floor = 0.1,
     unlock: opt.Unlock = None,
@@ -127,6 +129,7 @@ def prune(
         report = api.prune(
             model, output, data=data, preprocess=preprocess, labels=labels, samples=samples,
             criterion=criterion, repair=repair, macs=macs, params=params, size=size, ratio=ratio,
+            latency=latency, device=target, threads=threads,
             max_drop=max_drop, metric=metric, by=by, confidence=confidence, trials=trials, judge=judge,  # type: ignore[arg-type]  # checked by PruneRequest
             judge_samples=judge_samples, drop_block=tuple(drop_block or ()), depth=depth, blocks=blocks,
             scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
@@ -192,39 +195,6 @@ def evaluate(
 
 
 @app.command()
-def bench(
-    models: opt.Compared,
-    data: opt.DataText = None,
-    preprocess: opt.Preprocess = None,
-    batch: opt.Batches = "1",
-    threads: opt.ThreadCounts = "0",
-    provider: opt.Provider = "cpu",
-    allow_fallback: opt.AllowFallback = False,
-    seconds: opt.Seconds = 4.0,
-    lives: opt.Lives = 8,
-    confidence: opt.Sure = 0.99,
-    no_profile: opt.NoProfile = False,
-    target: opt.TargetFile = None,
-    bundle: opt.BundleFile = None,
-    result: opt.ResultFile = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Time models side by side, here or on another machine, and say what holds the time up."""
-    with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        found = api.bench(
-            *models, data=data, preprocess=preprocess, batches=batch, threads=threads, provider=provider,
-            fallback=allow_fallback, seconds=seconds, lives=lives, confidence=confidence,
-            profile=not no_profile, target=target, bundle=bundle, result=result,
-            progress=screen.progress,
-        )  # fmt: skip
-        screen.show(
-            found, bench_report(found) if isinstance(found, BenchReport) else f"wrote {found}"
-        )
-
-
-@app.command()
 def verify(
     model: opt.Model,
     plan: opt.NeededPlan,
@@ -278,6 +248,7 @@ def doctor(json: opt.Json = False, quiet: opt.Quiet = False, verbose: opt.Verbos
         raise OnnxPruneError(f"{len(found.problems)} found, the first: {found.problems[0]}")
 
 
+app.command()(bench)
 app.command()(score)
 app.command()(report)
 

@@ -52,6 +52,26 @@ Ratio = Annotated[
     typer.Option(help="Share of the removable units to remove.", rich_help_panel=_BUDGET),
 ]
 
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of the measured time that may remain, or 12ms; --target says where.",
+        rich_help_panel=_BUDGET,
+    ),
+]
+Device = Annotated[
+    Path | None,
+    typer.Option(
+        "--target",
+        help="TOML file: shell = ['ssh', 'user@device'], python, folder.",
+        rich_help_panel=_BUDGET,
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(help="Intra-op threads that --latency is measured with.", rich_help_panel=_BUDGET),
+]
+
 _SEARCH = "Search, in place of a budget"
 MaxDrop = Annotated[
     str | None,
@@ -143,6 +163,13 @@ Normalise = Annotated[
 RoundTo = Annotated[
     int,
     typer.Option(help="Kept channels are a multiple of this, or all.", rich_help_panel=_CHOICE),
+]
+MaybeRoundTo = Annotated[
+    int | None,
+    typer.Option(
+        help="Kept channels are a multiple of this, or all; default 8, with --latency 16.",
+        rich_help_panel=_CHOICE,
+    ),
 ]
 DropBlock = Annotated[
     list[str] | None,
@@ -256,64 +283,6 @@ NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without the p
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow the output to be the input.")]
 Reference = Annotated[Path | None, typer.Option(help="Compare with this ONNX file.")]
 Original = Annotated[Path | None, typer.Option(help="The model that was pruned: prove again.")]
-
-_BENCH = "How to measure"
-Compared = Annotated[
-    list[Path], typer.Argument(help="ONNX files with the same inputs.", metavar="MODEL...")
-]
-Batches = Annotated[
-    str, typer.Option(help="Samples in a run: 1, or 1,8,32.", rich_help_panel=_BENCH)
-]
-ThreadCounts = Annotated[
-    str,
-    typer.Option(help="Intra-op threads: 1,2; 0: as onnxruntime chooses.", rich_help_panel=_BENCH),
-]
-AllowFallback = Annotated[
-    bool,
-    typer.Option(
-        "--allow-fallback",
-        help="Let the CPU run where the provider does not.",
-        rich_help_panel=_BENCH,
-    ),
-]
-Seconds = Annotated[
-    float,
-    typer.Option(help="Time spent on each batch size and thread count.", rich_help_panel=_BENCH),
-]
-Lives = Annotated[
-    int, typer.Option(help="Times that the models are loaded anew.", rich_help_panel=_BENCH)
-]
-Sure = Annotated[
-    float, typer.Option("--confidence", help="Of the intervals.", rich_help_panel=_BENCH)
-]
-NoProfile = Annotated[
-    bool, typer.Option("--no-profile", help="Do not look at single nodes.", rich_help_panel=_BENCH)
-]
-_ELSEWHERE = "On another machine"
-TargetFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--target",
-        help="TOML file: shell = ['ssh', 'user@device'], python, folder.",
-        rich_help_panel=_ELSEWHERE,
-    ),
-]
-BundleFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--bundle",
-        help="Write a .zip that measures wherever onnxruntime is; measure nothing here.",
-        rich_help_panel=_ELSEWHERE,
-    ),
-]
-ResultFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--result",
-        help="The result.json that a bundle wrote; measure nothing here.",
-        rich_help_panel=_ELSEWHERE,
-    ),
-]
 
 Criteria = Annotated[
     list[str] | None,

@@ -20,19 +20,21 @@ from ..structure.unlock import Positions, Unlock, unlocks
 from .samples import Data
 
 By = Literal["macs", "params", "size"]
-_BUDGETS = ("macs", "params", "size", "ratio")
+_BUDGETS = ("macs", "params", "size", "ratio", "latency")
 _DECIDING = ("criterion", "unlock", "drop_block", "depth")  # which a plan does
 _CHOICES = {"scope": Scope, "normalise": Normalise, "metric": Metric, "by": By}
-_LEAST = {"samples": 1, "rows": 1, "seed": 0, "ridge": 0, "trials": 1, "judge_samples": 1}
+_LEAST = {
+    "samples": 1,
+    "rows": 1,
+    "seed": 0,
+    "ridge": 0,
+    "trials": 1,
+    "judge_samples": 1,
+    "threads": 0,
+}
+_FULL_VECTOR = 16  # channels
 _MOST_TRIALS = 20  # a millionth of the way
-_SEARCHING = (
-    "metric",
-    "by",
-    "confidence",
-    "trials",
-    "judge",
-    "judge_samples",
-)  # by --max-drop only
+_SEARCHING = ("metric", "by", "confidence", "trials", "judge", "judge_samples")  # --max-drop only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class PruneRequest:
         criterion: what scores the units, as "name" or "name:setting=value,setting=value"; None:
             "reconstruction" with data, else "l2".
         repair: how what is left is refitted, written alike; None: "sequential" with data, else "none".
-        macs, params, size, ratio: the budget, one of them (see `Budget.parse`); none is needed when
+        macs, params, size, ratio, latency: the budget, one of them (see `Budget.parse`); none is needed when
             the criterion chooses by itself.
         max_drop: in place of a budget: the drop that is allowed, as "1%" or 0.01. The largest
             compression that holds it is searched; 0: only what changes nothing but rounding goes.
@@ -76,7 +78,11 @@ class PruneRequest:
             "vocabulary:NAME", with "@AXIS" at the end if it is not the usual one.
         keep_rows, keep_classes, keep_features: positions of the unlocked vocabulary, output or input
             that stay: text such as "0-9,17", a file that lists them, or integers; all others go.
-        scope, normalise, round_to, keep, floor: how widths are chosen (see `Options`).
+        device: the machine whose time `latency` speaks of: a TOML file as for `bench`; None: this one.
+        threads: intra-op threads there; 0: onnxruntime's choice.
+        scope, normalise, keep, floor: how widths are chosen (see `Options`).
+        round_to: kept channels are a multiple of this, or all; None: of 8, with `latency` of 16, which
+            is what onnxruntime's CPU convolutions compute at once.
         ridge: damping of the least-squares repair, relative to the mean variance of its inputs.
         rows: output positions sampled per calibration sample and operator.
         seed: of everything that is drawn.
@@ -102,6 +108,9 @@ class PruneRequest:
     params: float | str | None = None
     size: float | str | None = None
     ratio: float | str | None = None
+    latency: float | str | None = None
+    device: Path | str | None = None
+    threads: int = 0
     max_drop: float | str | None = None
     metric: Metric | None = None
     by: By = "macs"
@@ -114,7 +123,7 @@ class PruneRequest:
     blocks: float | str | None = None
     scope: Scope | None = None
     normalise: Normalise | None = None
-    round_to: int = 8
+    round_to: int | None = None
     keep: tuple[str, ...] | str = ()
     floor: float = 0.1
     unlock: tuple[str, ...] | str = ()
@@ -158,6 +167,7 @@ class PruneRequest:
         _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
         self._check_search()
         self._check_depth()
+        self._check_latency()
         if self.only_lists and self.criterion is not None:
             raise BudgetError(
                 "--criterion has nothing to rank: the lists of what to keep say what goes; "
@@ -166,8 +176,19 @@ class PruneRequest:
         if not self.needs_budget <= len(given) <= 1:
             found = " and ".join(f"--{name.replace('_', '-')}" for name in given) or "none"
             raise BudgetError(
-                "expected one budget of --macs, --params, --size, --ratio, or --max-drop, "
+                "expected one budget of --macs, --params, --size, --ratio, --latency, or --max-drop, "
                 f"found {found}"
+            )
+
+    def _check_latency(self) -> None:
+        """Refuse what makes no sense of a budget in time."""
+        if self.latency is None:
+            for name, given in (("target", self.device), ("threads", self.threads)):
+                if given:
+                    raise OnnxPruneError(f"--{name} is of use with --latency only: leave it out")
+        elif self.depth is not None or self.dropped:
+            raise BudgetError(
+                "--latency counts the time of channels: leave blocks out in a prune of their own first"
             )
 
     @property
@@ -286,7 +307,9 @@ class PruneRequest:
     def options(self) -> Options:
         """How widths are chosen."""
         keep = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
-        return Options(self.scope, self.round_to, self.floor, keep, self.normalise)
+        usual = Options.round_to if self.latency is None else _FULL_VECTOR
+        step = usual if self.round_to is None else self.round_to
+        return Options(self.scope, step, self.floor, keep, self.normalise)
 
     @property
     def scoring(self) -> tuple[str, Criterion]:

@@ -10,7 +10,7 @@ everything has succeeded; then model and plan appear together.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.contracts import SURGERIES
@@ -44,6 +44,7 @@ from .guarded import guarded
 from .repair import repair
 from .request import PruneRequest
 from .study import Subject, study
+from .timed import timed
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def prune(request: PruneRequest) -> PruneReport:
     """
     clock = Clock(request.progress)
     subject = study(request, clock)
-    decision = (decide if request.max_drop is None else guarded)(request, subject, clock)
+    decision = _deciding(request)(request, subject, clock)
     if request.dry_run:
         write_plan(_plan(request, subject, decision), request.plan_target)
         return _report(request, subject, decision, clock)
@@ -74,6 +75,13 @@ def prune(request: PruneRequest) -> PruneReport:
         )  # fmt: skip
     written = [file for file in files if file != request.plan_target.resolve()]
     return _report(request, subject, decision, clock, written, proof, evaluation, times)
+
+
+def _deciding(request: PruneRequest) -> Callable[[PruneRequest, Subject, Clock], Decision]:
+    """Return what decides: a search where there is one, else a single choice."""
+    if request.max_drop is not None:
+        return guarded
+    return decide if request.latency is None else timed
 
 
 def _cut(
@@ -210,6 +218,7 @@ def _report(
         held_out=samples[1].count if samples[1] else 0,
         figures=figures,
         blocks=tuple(b.name for b in subject.depth.blocks) if subject.depth else (),
+        depth=subject.chosen,
         widths=widths_of(decision.mask),
         interface=faces_of(decision.mask),
         proof=proof,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..core.errors import BudgetError
 
-Figure = Literal["macs", "params", "size", "units"]
+Figure = Literal["macs", "params", "size", "units", "latency"]
 Scope = Literal["uniform", "global"]
 Normalise = Literal["none", "mean", "sum", "max", "standard"]
 
@@ -17,14 +17,17 @@ _FIGURES: dict[str, Figure] = {
     "params": "params",
     "size": "size",
     "ratio": "units",
+    "latency": "latency",
 }
 _EXPECTED = {
     "macs": "the share that may remain, above 0 and below 1, or an amount such as 1.2G",
     "params": "the share that may remain, above 0 and below 1, or an amount such as 6.9M",
     "size": "an amount such as 10MB or 500kB, or the share that may remain, above 0 and below 1",
     "ratio": "the share of units to remove, above 0 and below 1",
+    "latency": "the share of the time that may remain, above 0 and below 1, or a time such as 12ms",
 }
 _NAMES = {"macs": "MACs", "params": " parameters", "size": "B", "units": " units"}
+_SECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}  # in milliseconds
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -33,7 +36,8 @@ class Budget:
     """At most this much of a figure may remain.
 
     Attributes:
-        figure: MACs of one sample, parameters, bytes of the file, or units that could be removed.
+        figure: MACs of one sample, parameters, bytes of the file, units that could be removed, or
+            milliseconds of one run.
         value: a share of the original's if `relative`, else an amount.
         relative: whether `value` is a share.
         asked: what the user wrote, for messages.
@@ -46,14 +50,19 @@ class Budget:
 
     @classmethod
     def parse(cls, option: str, value: str | float) -> Budget:
-        """Read the value of option `macs`, `params`, `size` or `ratio`.
+        """Read the value of option `macs`, `params`, `size`, `ratio` or `latency`.
 
         A number is a share ("0.5", "50%"): of what may remain, or for `ratio` of the units that go.
-        An amount has a scale or a unit ("1.2G", "10MB", "512KiB").
+        An amount has a scale or a unit ("1.2G", "10MB", "512KiB", "12ms").
 
         Raises:
             BudgetError: if it is neither.
         """
+        if option == "latency" and (
+            match := re.fullmatch(r"(\d*\.?\d+)\s*(us|ms|s)", str(value).strip())
+        ):
+            asked, time = f"--latency {value}", float(match[1]) * _SECONDS[match[2]]
+            return cls("latency", time, False, asked)
         pattern = r"(\d*\.?\d+(?:e[+-]?\d+)?)\s*(?:(%)|([KMGT]?)(I?)(B?))"
         match = re.fullmatch(pattern, str(value).strip(), re.IGNORECASE)
         if match is not None:
@@ -64,7 +73,9 @@ class Budget:
                 if 0 < share < 1:
                     share = 1 - share if option == "ratio" else share
                     return cls(_FIGURES[option], share, True, asked)
-            elif option != "ratio" and amount > 0 and (option == "size" or not byte):
+            elif (
+                option not in ("ratio", "latency") and amount > 0 and (option == "size" or not byte)
+            ):
                 amount *= (1024 if binary else 1000) ** _POWERS[power.upper()]
                 return cls(_FIGURES[option], amount, False, asked)
         raise BudgetError(f"--{option} {value} is no budget: expected {_EXPECTED[option]}")
@@ -116,7 +127,9 @@ class Options:
 
 
 def written(figure: Figure, value: float) -> str:
-    """Write a figure for people: 1.07 GMACs, 6.9 M parameters, 10.2 MB, 12 units."""
+    """Write a figure for people: 1.07 GMACs, 6.9 M parameters, 10.2 MB, 12 units, 3.21 ms."""
+    if figure == "latency":
+        return f"{value:.3g} ms"
     for power, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale and figure != "units":
             return f"{value / scale:.3g} {power}{_NAMES[figure]}"
