@@ -84,7 +84,7 @@ def prune(
     size: opt.Size = None,
     ratio: opt.Ratio = None,
     latency: opt.Latency = None,
-    target: opt.Device = None,
+    device: opt.Device = None,
     threads: opt.Threads = 0,
     max_drop: opt.MaxDrop = None,
     metric: opt.Metric = None,
@@ -125,20 +125,9 @@ def prune(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Remove channels from a model until it meets a budget, or as many as lose no more than allowed."""
+    asked = _given(locals())
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        report = api.prune(
-            model, output, data=data, preprocess=preprocess, labels=labels, samples=samples,
-            criterion=criterion, repair=repair, macs=macs, params=params, size=size, ratio=ratio,
-            latency=latency, device=target, threads=threads,
-            max_drop=max_drop, metric=metric, by=by, confidence=confidence, trials=trials, judge=judge,  # type: ignore[arg-type]  # checked by PruneRequest
-            judge_samples=judge_samples, drop_block=tuple(drop_block or ()), depth=depth, blocks=blocks,
-            scope=scope, normalise=normalise,  # type: ignore[arg-type]  # checked by PruneRequest
-            round_to=round_to, keep=tuple(keep or ()), floor=floor, ridge=ridge, rows=rows,
-            unlock=tuple(unlock or ()), keep_rows=keep_rows, keep_classes=keep_classes,
-            keep_features=keep_features,
-            seed=seed, plan=plan, work=work, dry_run=dry_run, verify=not no_verify, overwrite=overwrite,
-            provider=provider, progress=screen.progress,
-        )  # fmt: skip
+        report = api.prune(**asked, verify=not no_verify, progress=screen.progress)
         screen.show(report, render.prune_report(report, every=verbose > 0))
 
 
@@ -169,6 +158,16 @@ def sparsify(
             overwrite=overwrite, provider=provider, progress=screen.progress,
         )  # fmt: skip
         screen.show(report, sparse_report(report))
+
+
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user said of the model, as the Python API takes it."""
+    for_the_screen = {"json", "quiet", "verbose", "no_verify"}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in arguments.items()
+        if value is not None and name not in for_the_screen
+    }
 
 
 @app.command(name="eval")

@@ -46,7 +46,7 @@ class LatencyModel:
     """A fitted sum of products.
 
     Attributes:
-        rows, constants: as those of `CostModel.products`; the uncut model comes to about 1.
+        rows, constants: as those of `CostModel.products`; the uncut model comes to 1.
         milliseconds: one run of the original.
         error: median over the copies it was fitted to of |predicted / measured - 1|.
     """
@@ -64,7 +64,7 @@ class LatencyModel:
 def fitted(
     cost: CostModel, instance: Instance, copies: Sequence[Observed], milliseconds: float
 ) -> LatencyModel:
-    """Fit every kernel, then scale all so that whole models come out right.
+    """Fit every kernel, then scale all so that the original comes out right.
 
     Args:
         cost: of the original.
@@ -88,11 +88,9 @@ def fitted(
         ]
     rows, constants = _padded(terms, len(cost.full) - 1)
     found = LatencyModel(rows, constants, milliseconds, 0.0)
-    measured = np.array([copy.ratio for copy in copies])
-    predicted = np.array([found.ratio(copy.lengths) for copy in copies])
-    scale = float(np.median(measured / predicted))
-    error = float(np.median(np.abs(predicted * scale / measured - 1)))
-    return LatencyModel(rows, constants * scale, milliseconds, error)
+    found = dataclasses.replace(found, constants=constants / found.ratio(cost.full))
+    off = [found.ratio(copy.lengths) / copy.ratio - 1 for copy in copies]
+    return dataclasses.replace(found, error=float(np.median(np.abs(off))))
 
 
 class _Features:

@@ -91,7 +91,12 @@ def timed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
     rounds, decisions, aim = list[Round](), list[Decision](), wanted
     while len(rounds) < _ROUNDS:
         budget = Budget("latency", aim * model.milliseconds, relative=False, asked=_asked(request))
-        decision = chosen(request, subject, known, budget, clock)
+        try:
+            decision = chosen(request, subject, known, budget, clock)
+        except BudgetError:  # the aim moved out of reach: what was found so far has to do
+            if not rounds:
+                raise
+            break
         with clock("time the result"):
             measured = _measured(request, subject, decision.mask, setting)
         predicted = model.ratio(subject.cost.lengths(decision.mask.removed))

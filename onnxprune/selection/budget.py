@@ -62,7 +62,8 @@ class Budget:
             match := re.fullmatch(r"(\d*\.?\d+)\s*(us|ms|s)", str(value).strip())
         ):
             asked, time = f"--latency {value}", float(match[1]) * _SECONDS[match[2]]
-            return cls("latency", time, False, asked)
+            if time > 0:
+                return cls("latency", time, False, asked)
         pattern = r"(\d*\.?\d+(?:e[+-]?\d+)?)\s*(?:(%)|([KMGT]?)(I?)(B?))"
         match = re.fullmatch(pattern, str(value).strip(), re.IGNORECASE)
         if match is not None:

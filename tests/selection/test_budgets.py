@@ -28,6 +28,10 @@ from tests.selection.common import cost_of, drawn, each_budget
         ("size", "900B", "size", 900, False),
         ("size", ".25", "size", 0.25, True),
         ("ratio", "0.3", "units", 0.7, True),
+        ("latency", "0.6", "latency", 0.6, True),
+        ("latency", "12ms", "latency", 12, False),
+        ("latency", "1.5 s", "latency", 1500, False),
+        ("latency", "300us", "latency", 0.3, False),
     ],
 )
 def test_budgets_are_read(
@@ -46,6 +50,7 @@ def test_budgets_are_read(
         ("macs", "half"), ("macs", "10MB"), ("macs", ""), ("macs", "."), ("macs", "1.2.3"),
         ("params", "2"), ("params", "120%"), ("size", "12"), ("size", "0MB"), ("size", "10MX"),
         ("ratio", "1"), ("ratio", "10M"), ("ratio", "0"),
+        ("latency", "12"), ("latency", "12m"), ("latency", "ms"), ("latency", "1.2"), ("latency", "0ms"),
     ],
 )  # fmt: skip
 def test_nonsense_is_refused_with_what_was_expected(option: str, value: str | float) -> None:
