@@ -1,0 +1,203 @@
+"""A budget in time: the fit finds what was planted, widths meet it, the clock has the last word."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.cli import main
+from onnxprune.core.analysis import Mask
+from onnxprune.core.cost import CostModel
+from onnxprune.core.rules import OP_RULES
+from onnxprune.core.shapes import Instance, instantiate
+from onnxprune.latency.copies import drawn
+from onnxprune.latency.model import Observed, fitted
+from onnxprune.pipeline import timed
+from onnxprune.selection.budget import Budget, Options
+from onnxprune.selection.select import select
+from onnxprune.structure.dependency import analyse
+from tests.networks import NETWORKS, bottlenecks
+
+FINE = Options(round_to=1)
+SHALLOW = bottlenecks((1, 1), (16, 24), 16)
+networks = pytest.mark.parametrize("network", ["residual", "depthwise", "concat", "dense"])
+
+
+def opened(network: str) -> tuple[CostModel, Instance]:
+    graph = NETWORKS[network].graph()
+    analysis = analyse(graph)
+    instance = instantiate(analysis.graph, OP_RULES.shape_functions)
+    assert instance is not None
+    return CostModel(analysis, instance), instance
+
+
+def planted(cost: CostModel, instance: Instance, masks: Sequence[Mask]) -> list[Observed]:
+    """Kernels that take exactly what the model of the time allows for."""
+    nodes = cost.analysis.graph.nodes
+    found = []
+    for lengths in [cost.lengths(), *(cost.lengths(mask.removed) for mask in masks)]:
+        kernels = {"ReorderInput": 1.0 + 1e-4 * cost.macs(lengths)}
+        macs = cost.macs_by_node(lengths)
+        for number, node in enumerate(nodes):
+            name, out = node.name or node.output[0], node.output[0]
+            rows, constant = cost.tensor_term(out, instance.shapes[out])
+            elements = constant * lengths[rows].prod()
+            kernels[name] = number + 1e-3 * macs.get(number, 0.0) + 1e-2 * (number % 3) * elements
+        found.append(Observed(lengths, sum(kernels.values()), kernels))
+    whole = found[0].ratio
+    return [
+        Observed(o.lengths, o.ratio / whole, {n: t / whole for n, t in o.kernels.items()})
+        for o in found
+    ]
+
+
+@networks
+def test_the_fit_finds_what_was_planted(network: str) -> None:
+    cost, instance = opened(network)
+    model = fitted(cost, instance, planted(cost, instance, drawn(cost.analysis, FINE, 16)), 7.0)
+
+    assert model.error < 1e-6
+    assert model.milliseconds == 7.0
+    for other in planted(cost, instance, drawn(cost.analysis, FINE, 20, seed=3)):
+        assert model.ratio(other.lengths) == pytest.approx(other.ratio, rel=1e-5)
+
+
+@networks
+def test_a_budget_in_time_is_met_as_one_in_macs_is(network: str) -> None:
+    cost, instance = opened(network)
+    model = fitted(cost, instance, planted(cost, instance, drawn(cost.analysis, FINE, 16)), 7.0)
+    cost = cost.with_latency(model.rows, 7.0 * model.constants)
+    scores = [np.random.default_rng(0).random(len(g)) for g in cost.analysis.groups]
+
+    found = select(cost, scores, Budget.parse("latency", "0.95"), FINE, comparable=True)
+    left = cost.lengths(cost.analysis.mask(found.units).removed)
+    assert 0.7 < model.ratio(left) <= 0.95 + 1e-9
+
+    same = select(cost, scores, Budget.parse("latency", "6.65ms"), FINE, comparable=True)
+    assert np.array_equal(found.units, same.units)
+
+
+@networks
+def test_masks_reach_from_hardly_cut_to_the_floors(network: str) -> None:
+    cost, _ = opened(network)
+    masks = drawn(cost.analysis, FINE, 16)
+    left = np.array([cost.macs(cost.lengths(mask.removed)) for mask in masks]) / cost.macs(
+        cost.full
+    )
+    assert not any(mask.emptied() for mask in masks)
+    assert left.max() > 0.7
+    assert left.min() < 0.5
+
+
+Clock = Callable[[float], float]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(SHALLOW.model(), "net.onnx")
+    return tmp_path
+
+
+def with_clock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[int]:
+    """Replace the machine: a copy takes `clock(what the kernels say)`. Returns the copies per call."""
+    calls: list[int] = []
+
+    def observed(
+        _: object, cost: CostModel, feeds: dict[str, Any], masks: Sequence[Mask], *__: object
+    ) -> tuple[list[Observed], float]:
+        calls.append(len(masks))
+        instance = instantiate(
+            cost.analysis.graph, OP_RULES.shape_functions,
+            inputs={name: np.shape(array) for name, array in feeds.items()},
+        )  # fmt: skip
+        assert instance is not None
+        found = planted(cost, instance, masks)
+        if len(masks) == 1:  # what was chosen
+            found = [Observed(o.lengths, clock(o.ratio), o.kernels) for o in found]
+        return found, 7.0
+
+    monkeypatch.setattr(timed, "observed", observed)
+    return calls
+
+
+def pruned(*options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    code = main(["prune", "net.onnx", "-o", "out.onnx", "--round-to", "1", *options, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return dict(json.loads(out))
+
+
+@pytest.mark.usefixtures("home")
+def test_the_aim_moves_until_the_clock_agrees(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = with_clock(monkeypatch, lambda ratio: ratio**0.7)
+    found = pruned("--latency", "0.7", "--work", "work", capsys=capsys)
+
+    times = json.loads(Path("out.plan.json").read_text())["selection"]["times"]
+    rounds = times["rounds"]
+    assert rounds[0]["measured"] > 0.7 * 1.03  # the fit alone would have been too slow
+    assert abs(rounds[times["chosen"]]["measured"] / 0.7 - 1) <= 0.03
+    assert calls == [timed.COPIES] + [1] * len(rounds)
+    assert any("asked 70.0%" in note for note in found["notes"])
+    assert found["proof"] is not None
+
+    again = pruned("--latency", "4.9ms", "--work", "work", capsys=capsys)
+    assert again["figures"] == found["figures"]
+    assert calls[len(rounds) + 1 :] == [1] * len(rounds)  # the copies are not timed again
+
+
+@pytest.mark.usefixtures("home")
+def test_a_clock_that_never_agrees_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = with_clock(monkeypatch, lambda ratio: max(ratio, 0.9))
+    found = pruned("--latency", "0.7", capsys=capsys)
+    assert len(calls) == 1 + 3
+    assert any("was not met within 3%" in note for note in found["notes"])
+
+
+def test_in_earnest_on_a_target(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("device.toml").write_text(
+        f'shell = ["sh", "-c"]\npython = "{sys.executable}"\nfolder = "{home}/bench"\n'
+    )
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(timed, "_SECONDS", 0.1)
+        patch.setattr(timed, "COPIES", 4)
+        found = pruned(
+            "--latency", "0.9", "--target", "device.toml", "--threads", "1", capsys=capsys
+        )
+    assert found["figures"]["macs"]["after"] < found["figures"]["macs"]["before"]
+    assert any("of the original's" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--macs", "0.5", "--target", "x.toml"], "--target is of use with --latency only"),
+        (["--macs", "0.5", "--threads", "2"], "--threads is of use with --latency only"),
+        (["--latency", "0.5", "--drop-block", "x"], "leave blocks out in a prune of their own"),
+        (["--latency", "0.5", "--target", "x.toml"], "cannot read target 'x.toml'"),
+        (["--latency", "0.5", "--macs", "0.5"], "found --macs and --latency"),
+        (["--latency", "0.5", "--threads", "-1"], "--threads -1: expected at least 0"),
+        (["--latency", "12"], "is no budget"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_nonsense_is_refused(
+    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prune", "net.onnx", "-o", "out.onnx", *options]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert expected in err
+    assert not Path("out.onnx").exists()
