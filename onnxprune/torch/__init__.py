@@ -1,7 +1,9 @@
 """What needs PyTorch, the optional extra `torch`: imported only where it is asked for.
 
 `from_onnx` makes a module of a file, to be trained or looked at; `to_onnx` puts what was trained back.
+`unfold_batchnorm` brings back the BatchNormalization that an exporter folded, while training lasts.
 """
 
 from .convert import from_onnx as from_onnx
+from .unfold import unfold_batchnorm as unfold_batchnorm
 from .writeback import to_onnx as to_onnx

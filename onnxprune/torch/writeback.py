@@ -11,6 +11,7 @@ from ..core.errors import ModelError
 from ..core.graph import Array, Graph
 from .source import constants, source
 from .types import to_array
+from .unfold import folded
 
 
 def to_onnx(module: fx.GraphModule, like: ModelProto | Graph | Path | str) -> ModelProto:
@@ -32,7 +33,7 @@ def to_onnx(module: fx.GraphModule, like: ModelProto | Graph | Path | str) -> Mo
 def written_back(module: fx.GraphModule, like: ModelProto | Graph | Path | str) -> Graph:
     """Return the graph of `to_onnx`, for files too large for one message."""
     graph = source(like)
-    state = module.state_dict()
+    state = folded(module)
     held = dict(constants(graph))
     for path, name in module.meta["initializers"].items():
         array = _checked(name, state[path], held)
