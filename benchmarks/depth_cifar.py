@@ -36,7 +36,6 @@ from benchmarks import cifar
 from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import REPAIRS, SURGERIES, Evidence, RepairTask, Samples, silent
 from onnxprune.core.cost import CostModel
-from onnxprune.core.cost import CostModel
 from onnxprune.core.depth import DEPTH
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.graph import Graph

@@ -367,6 +367,7 @@ def test_the_plan_says_how(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert first.settings["tau"] == 99
     assert first.points == ("x", "s0", "s1", "s2", "s3")
     assert first.clusters == ((0,), (1, 2), (3, 4))
+    assert first.cuts == (2, 4)
     similarity, spread = np.array(first.similarity), np.array(first.spread)
     assert similarity.shape == spread.shape == (5, 5)
     np.testing.assert_allclose(np.diagonal(similarity), 1, atol=1e-6)
@@ -379,6 +380,33 @@ def test_the_plan_says_how(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     again = ["prune", "planted.onnx", "-o", "again.onnx", "--plan", "small.plan.json"]
     assert main([*again, "--data", "data.npz", "--ridge", "1e-9", "-q"]) == 0
     assert (home / "again.onnx").read_bytes() == (home / "small.onnx").read_bytes()
+
+
+def test_the_report_draws_it(home: Path) -> None:
+    """Five points as a map, its clusters outlined, a mark where each block went; every round told."""
+    api.prune(
+        "planted.onnx",
+        "small.onnx",
+        data="data.npz",
+        depth="mpruner:tau=99,threshold=0",
+        ridge=1e-9,
+    )
+    page = api.report("small.plan.json", output=home / "page.html").read_text()
+
+    assert "similarity of 5 points, 2 clusters, 2 blocks left out" in page
+    assert "M1 1h2v2h-2zM3 3h2v2h-2z" in page
+    assert page.count("m0 -.6l-.6 .6") == 2
+    assert "<td>tau 99, k 1, threshold 0, cka debiased, level layer</td>" in page
+    assert "s1, s3" in page
+
+
+def test_the_table_tells_rounds(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del home
+    words = ["prune", "planted.onnx", "-o", "small.onnx", "--data", "data.npz", "--ridge", "1e-9"]
+    assert main([*words, "--depth", "mpruner:tau=99,threshold=0"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "left out whole: s1, s3" in shown
+    assert "round 1, k = 1: 2 blocks out, 0.0 % of agreement lost on 128 samples: kept" in shown
 
 
 def test_blocks_then_channels(home: Path) -> None:

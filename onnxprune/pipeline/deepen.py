@@ -233,6 +233,11 @@ class _Chooser:
             similarity=() if alignment is None else _table(alignment.similarity),
             spread=() if alignment is None else _table(alignment.spread),
             clusters=ranking.clusters,
+            cuts=tuple(
+                end
+                for b, (_, end) in zip(look.blocks, look.evidence.ends, strict=True)
+                if b in gone
+            ),
         )
 
 

@@ -173,6 +173,7 @@ class DepthRound:
         similarity, spread: of all pairs of points, CKA and its standard error; None where it cannot
             be told.
         clusters: runs of points, by number, that are like their first.
+        cuts: points, by number, where the blocks that were left out end.
     """
 
     settings: Settings
@@ -184,6 +185,7 @@ class DepthRound:
     similarity: Matrix = ()
     spread: Matrix = ()
     clusters: tuple[tuple[int, ...], ...] = ()
+    cuts: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

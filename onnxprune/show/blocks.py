@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from ..core.blocks import Block, Kind
+from ..plan import PlannedDepth
 from .words import amount, share
 
 
@@ -92,3 +93,15 @@ def blocks_table(view: BlocksView, params: float, macs: float) -> RenderableType
     inside = f", {inner} of them in others (indented)" if inner else ""
     table.caption = f"{len(view.blocks)} blocks{inside}; together {held}"
     return table
+
+
+def rounds(depth: PlannedDepth) -> Iterator[str]:
+    """Say in lines of text how blocks were chosen, for the terminal."""
+    for number, r in enumerate(depth.rounds, 1):
+        if r.drop is not None:
+            verdict = "kept" if r.accepted else "undone"
+            k = f", k = {r.settings['k']}" if "k" in r.settings else ""
+            yield (
+                f"round {number}{k}: {len(r.blocks)} blocks out, {100 * r.drop:.1f} % of {depth.metric} "
+                f"lost on {depth.judges} samples: {verdict}"
+            )

@@ -17,6 +17,7 @@ from ..measure.latency import Latency
 from ..plan import Change, PlannedFace
 from ..plan.recheck import Verification
 from ..proof.prove import Proof
+from .blocks import rounds
 from .report import PruneReport, Width
 from .words import amount, arrow, digits, inputs, kept, less, share, size
 
@@ -81,6 +82,8 @@ def _guarded(search: Search) -> str:
 def _left_out(report: PruneReport) -> Iterator[str]:
     if report.blocks:
         yield f"left out whole: {escape(', '.join(report.blocks))}"
+    if report.depth is not None:
+        yield from rounds(report.depth)
 
 
 def _figures(report: PruneReport) -> Iterator[_Row]:

@@ -13,7 +13,7 @@ from ..core.analysis import Mask
 from ..measure.drop import Search
 from ..measure.evaluate import Evaluation
 from ..measure.latency import Latency
-from ..plan import Change, PlannedFace, removed_units
+from ..plan import Change, PlannedDepth, PlannedFace, removed_units
 from ..proof.prove import Proof
 
 
@@ -46,6 +46,7 @@ class PruneReport:
         calibration, held_out: numbers of samples.
         figures: "macs" of that run, "params", "bytes" of the files, "units" that can be removed.
         blocks: that were left out whole, before channels were chosen.
+        depth: how a score chose them; None: by name, or none.
         widths: per group, of what remains without those.
         interface: what callers must feed or read anew; empty if nothing was unlocked and shrank.
         proof: None when it was not made.
@@ -67,6 +68,7 @@ class PruneReport:
     held_out: int
     figures: dict[str, Change]
     blocks: tuple[str, ...]
+    depth: PlannedDepth | None
     widths: tuple[Width, ...]
     interface: tuple[PlannedFace, ...]
     proof: Proof | None
