@@ -94,14 +94,15 @@ class Net:
         calibration: cifar.Images,
         test: cifar.Images,
         progress: Progress = silent,
+        needs: frozenset[str] | None = None,
     ) -> Net:
-        """Analyse and calibrate a network of one input, for all criteria."""
+        """Analyse and calibrate a network of one input; `needs` None: for all criteria."""
         analysis = analyse(Graph.from_model(onnx.load(path)))
         (value,) = analysis.graph.inputs
         fixed = value.type.tensor_type.shape.dim[0].dim_value or None  # None: symbolic
         samples = dataclasses.replace(calibration.samples(value.name), batch=fixed)
         cost = CostModel(analysis, instance_of(analysis.graph, samples.read(0, 1)))
-        needs = frozenset().union(*(c.needs for c in CRITERIA.values()))
+        needs = needs or frozenset().union(*(c.needs for c in CRITERIA.values()))
         statistics = collect(analysis, samples, needs, progress=progress)
         return cls(name, path, analysis, cost, Evidence(analysis, statistics), samples, test)
 

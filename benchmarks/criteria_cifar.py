@@ -148,23 +148,26 @@ class Measured:
         return self.ranked[key]
 
 
-def opened(network: str, folder: Path, test: cifar.Images) -> Net:
-    """Return one of the networks, with its statistics."""
+def opened(network: str, folder: Path, test: cifar.Images, needs: frozenset[str]) -> Net:
+    """Return one of the networks, with the statistics that are needed."""
     path = cifar.conv8() if network == "conv8" else cifar.network(int(network), folder)
     mean, std = cifar.CONV8 if network == "conv8" else (cifar.MEAN, cifar.STD)
     calibration = cifar.images("train_1", 512).normalised(mean, std)
-    return Net.read(network, path, calibration, test.normalised(mean, std))
+    return Net.read(network, path, calibration, test.normalised(mean, std), needs=needs)
 
 
 def measured(asked: argparse.Namespace, found: dict[Any, Cell], folder: Path) -> Iterator[Cell]:
     """Yield every cell that is asked for and was not found."""
     test = cifar.images(asked.images, asked.first + asked.count)
     test = cifar.Images(test.x[asked.first :], test.y[asked.first :])
+    criteria = [configured(CRITERIA, text)[1].needs for text in asked.criteria]
+    repairs = [configured(REPAIRS, text)[1].needs for text in asked.repairs]
+    needs = frozenset[str]().union(*criteria, *repairs)
     for network in asked.networks:
         missing = [cell for cell in wanted(asked, network) if cell.key not in found]
         if missing:
             console.print(f"{network}: {len(missing)} models; collecting statistics")
-            worker = Measured(opened(network, folder, test))
+            worker = Measured(opened(network, folder, test, needs))
             for number, cell in enumerate(missing):
                 done = worker.measure(cell)
                 console.print(

@@ -11,6 +11,7 @@ what rounding of float32 products leaves of a variance that is zero: inputs that
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from scipy.linalg import cho_factor, cho_solve
 from onnxprune.core.errors import DataError
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 WIDEST = 6144  # columns; p^2 numbers of 8 bytes are kept: 300 MB
 _EPSILON = float(np.finfo(np.float32).eps)
 _LEAST = 1e-12
@@ -54,7 +56,7 @@ class Normal:
         )
 
     @np.errstate(all="ignore")  # `refit` refuses what is not finite
-    def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+    def add(self, x: Singles, y: Singles) -> None:
         """Fold rows in: x of shape (G, rows, p), y of shape (G, rows, q)."""
         self.count += x.shape[1]
         self.sum_x += x.sum(axis=1, dtype=np.float64)
@@ -62,6 +64,17 @@ class Normal:
         if self.xx is not None and self.yx is not None:
             self.xx += x.transpose(0, 2, 1) @ x
             self.yx += y.transpose(0, 2, 1) @ x
+
+    @np.errstate(all="ignore")
+    def aim(self, rows: Sequence[tuple[Singles, Singles]]) -> None:
+        """Take other targets for the same rows: pairs of x and y as `add` takes them."""
+        self.sum_y[:] = 0
+        if self.yx is not None:
+            self.yx[:] = 0
+        for x, y in rows:
+            self.sum_y += y.sum(axis=1, dtype=np.float64)
+            if self.yx is not None:
+                self.yx += y.transpose(0, 2, 1) @ x
 
     def shift(self, old: Floats) -> Floats:
         """Return the biases (G, q) that are best with the old weights."""

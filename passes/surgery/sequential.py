@@ -5,6 +5,15 @@ the *repaired so far* model, Y what the original model computes at that place; l
 new weights. Where the output joins a sum (residual Add), Y is the original sum minus what the other
 branch delivers now, so that errors already in the stream are corrected too.
 
+Where all that reads an output is a ReLU (or a Clip), Y need not be met where it is negative: any
+negative number is as good. A few steps in turn take as targets the values nearest to what the refitted
+operator computes among those that the readers cannot tell from Y, and refit:
+
+    Y' = min(X W^T + b, 0) where Y <= 0,   Y elsewhere
+
+Each step lowers the squared error behind the ReLU, or rather a convex bound of it, |Y - XW|^2 where
+Y > 0 and relu(XW)^2 elsewhere, of which each step minimises a quadratic that lies above and touches.
+
 Where whole blocks were left out, what followed y = x + b(x) now follows x. Whoever reads it is
 refitted to what it computed from y, which makes up for a map from x to y that is linear, and the next
 operators that write to the stream to what the stream was.
@@ -17,7 +26,6 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.core.contracts import REPAIRS, RepairTask
 from onnxprune.core.declared import Linear
@@ -36,6 +44,7 @@ from onnxprune.core.scopes import captured_names
 from onnxprune.core.shapes import instantiate
 
 from ._columns import KeptBlock, kept_block, kept_outputs, shared_weights
+from ._flat import Seen, by_group, flat_ends
 from ._junctions import rerouted
 from ._refit import Normal
 from ._replay import Replay, peak_bytes
@@ -47,10 +56,17 @@ _NO_SHIFT: Array | float = 0.0
 _MEMORY = 2 << 30  # bytes of live activations of both models together
 
 
+@dataclasses.dataclass(frozen=True)
 class SequentialRepair:
-    """Refits every operator downstream of a removal against the original model."""
+    """Refits every operator downstream of a removal against the original model.
 
-    needs: frozenset[str] = frozenset()
+    Attributes:
+        steps: refits after the first, towards what a ReLU behind the operator sees; 0: none.
+    """
+
+    steps: int = 2
+
+    needs = frozenset[str]()
     needs_samples = True
 
     def apply(self, task: RepairTask) -> Graph:
@@ -59,14 +75,15 @@ class SequentialRepair:
         Raises:
             OnnxPruneError: if there are no samples.
         """
-        return _Sweep(task).run()
+        return _Sweep(task, self.steps).run()
 
 
 class _Sweep:
     """One pass over the operators."""
 
-    def __init__(self, task: RepairTask) -> None:
+    def __init__(self, task: RepairTask, steps: int) -> None:
         self.task, self.mask, self.analysis = task, task.mask, task.mask.analysis
+        self.steps = steps
         self.graph = task.pruned.copy()
         original = self.analysis.graph if task.original is None else task.original
         self.plan = list(self._refitted(original))
@@ -138,18 +155,26 @@ class _Sweep:
     def _refit(self, linear: Linear, block: KeptBlock, waiting: set[int]) -> None:
         x, outputs = self.repaired.value(linear.x), kept_outputs(self.mask, linear)
         other, shift = self._other_branch(linear, waiting)
-        y = self.original.value(linear.y if other is None else self.analysis.sums[linear.y])
+        goal = linear.y if other is None else self.analysis.sums[linear.y]
+        y, ends = self.original.value(goal), flat_ends(self.analysis.graph, goal)
         weight = self.graph.weights[linear.weight]
         shape = linear_of(linear, block)
         old = weight_matrices(np.asarray(weight.array, np.float64), shape)
-        equations = Normal.empty(*old.shape)
+        equations, seen = Normal.empty(*old.shape), Seen(ends, self.steps)
         for call, keys in enumerate(self.keys):
             spots = sample_positions(linear, x[call].shape, self.task.rows, keys)
             target = outputs_at(self._kept_rows(linear, y[call]), linear, spots)[:, outputs]
-            if other is not None:
-                target = target - outputs_at(other[call], linear, spots) - shift
-            equations.add(patches(x[call], shape, spots), by_group(target, len(block.groups)))
-        new, bias = equations.solve(old, self.task.ridge)
+            rest = (
+                None
+                if other is None
+                else np.asarray(outputs_at(other[call], linear, spots) + shift)
+            )
+            rows = patches(x[call], shape, spots)
+            seen.add(rows, target, rest)
+            equations.add(
+                rows, by_group(target if rest is None else target - rest, len(block.groups))
+            )
+        new, bias = seen.refined(equations, old, self.task.ridge)
         self.graph.weights[linear.weight] = weight.replace(
             weight_tensor(new, shape, weight.array.dtype)
         )
@@ -203,11 +228,6 @@ class _Sweep:
 def linear_of(linear: Linear, block: KeptBlock) -> Linear:
     """Return the operator as it is after the cut: fewer convolution groups, same geometry."""
     return dataclasses.replace(linear, groups=len(block.groups))
-
-
-def by_group(rows: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
-    """Split output columns by convolution group: (rows, G * q) -> (G, rows, q)."""
-    return np.ascontiguousarray(rows.reshape(len(rows), groups, -1).transpose(1, 0, 2))
 
 
 REPAIRS.register("sequential")(SequentialRepair())
