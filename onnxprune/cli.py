@@ -18,6 +18,7 @@ from . import api
 from . import options as opt
 from .cli_bench import bench
 from .cli_report import report, score
+from .cli_retrain import retrain
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
 from .core.depth import DEPTH
 from .core.errors import OnnxPruneError
@@ -249,6 +250,7 @@ def doctor(json: opt.Json = False, quiet: opt.Quiet = False, verbose: opt.Verbos
 
 app.command()(bench)
 app.command()(score)
+app.command()(retrain)
 app.command()(report)
 
 

@@ -66,9 +66,18 @@ CALLS: dict[str, tuple[list[str], set[str]]] = {
         ],
         {"accuracy", "agreement", "errors", "samples"},
     ),
+    "score": (
+        ["score", "chain.onnx", "--data", "data.npz", "--criterion", "l1,wanda"],
+        {"criteria", "groups"},
+    ),
+    "report": (["report", "small.plan.json", "-o", "page.html"], {"page"}),
     "bench": (
         ["bench", "chain.onnx", "small.onnx", "--seconds", "0.02", "--lives", "2"],
         {"models", "cells", "provider", "machine", "kernels", "notes"},
+    ),
+    "retrain": (
+        ["retrain", "small.onnx", "--teacher", "chain.onnx", "--data", "data.npz", "-o", "new.onnx"],
+        {"steps", "resumed", "losses", "seconds"},
     ),
     "verify": (
         ["verify", "small.onnx", "--plan", "small.plan.json", "--original", "chain.onnx"],

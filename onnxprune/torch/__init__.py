@@ -2,8 +2,12 @@
 
 `from_onnx` makes a module of a file, to be trained or looked at; `to_onnx` puts what was trained back.
 `unfold_batchnorm` brings back the BatchNormalization that an exporter folded, while training lasts.
+`retrain` does all of that: the original model teaches the pruned one.
 """
 
 from .convert import from_onnx as from_onnx
+from .recipe import Recipe as Recipe
+from .train import Retrained as Retrained
+from .train import retrain as retrain
 from .unfold import unfold_batchnorm as unfold_batchnorm
 from .writeback import to_onnx as to_onnx
