@@ -45,7 +45,7 @@ class Mipp:
         nulls: shuffled nodes that show what chance reaches.
         under: what ranks under a budget: the "loss" when nodes go one by one, the cheapest first
             (ridge), or the highest "confidence" of the paper's schedule that a node survives, so
-            that the budget chooses x: 20 passes, and no better (benchmarks/RESULTS.md).
+            that the budget chooses x (20 passes; with "l1" no better, benchmarks/RESULTS.md).
         estimator: "ridge", in closed form, or "mlp", the paper's networks (needs PyTorch).
         damping: of the ridge.
         networks, hidden, first, again, ordering: of "mlp": how many networks, the width of their two
