@@ -6,10 +6,10 @@ Each network (random weights) is exported twice: as the exporter writes it by de
 BatchNormalization, or Attention as an operator. Steps of SGD on the same batch, forward and backward,
 are taken in turns in one process on one thread; ratios are of the least times.
 
-    conversion   s from the model in memory to the module
+    conversion   s of the processor, from the model in memory to the module
     memory       peak while converting, beyond the model in memory, over the bytes of the parameters:
                  1 is the parameters alone, 2 one more copy of them
-    step         ms, native and converted, and their ratio
+    step         ms of the processor, native and converted, and their ratio
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ def stepper(module: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def least(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the least time of each in milliseconds, taken in turns; the first round warms up."""
+    """Return the least time of each in milliseconds, taken in turns, of the processor; the first warms up."""
     best = dict.fromkeys(steps, float("inf"))
     for turn in range(rounds + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step()
             if turn:
-                best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
+                best[name] = min(best[name], 1e3 * (time.process_time() - start))
     return best
 
 
@@ -122,9 +122,9 @@ def converted(path: Path) -> tuple[nn.Module, float, float]:
     gc.collect()
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
-    start = time.perf_counter()
+    start = time.process_time()
     module = from_onnx(model)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = _resident("VmHWM") - before
     size = sum(t.nbytes for t in [*module.parameters(), *module.buffers()])
     return module, seconds, peak / size

@@ -20,7 +20,7 @@ from ..core.errors import ModelError, first_line
 from ..core.graph import Graph
 from . import ops as ops  # registers all operators
 from .build import Builder, Constant, Traced, Value, identifier
-from .learned import learned
+from .learned import may_be, wanted
 from .operators import HOST_OPS, TORCH_OPS, Form, Kind, Operator, refusal
 from .source import constants, source
 from .types import to_tensor
@@ -60,10 +60,10 @@ class _Conversion:
         self.opsets = graph.opsets
         self.builder = Builder()
         self.values: dict[str, Value] = {v.name: self.builder.input(v.name) for v in graph.inputs}
-        wanted = learned(graph)
+        kinds = wanted(graph)
         for name, array in constants(graph):
-            shared = graph.origin.get(name, name)
-            self.values[name] = Constant(name, to_tensor(array), shared, name in wanted)
+            shared, learned = graph.origin.get(name, name), may_be(array, kinds.get(name))
+            self.values[name] = Constant(name, to_tensor(array), shared, learned)
         for node in graph.nodes:
             if node.op_type != "Constant":
                 self._convert(node)

@@ -8,20 +8,18 @@ only meets positions: the frequencies of a rotary embedding.
 
 from __future__ import annotations
 
-import numpy as np
 from onnx import NodeProto, TensorProto
 
 from ..core.graph import Array, Graph
 from .operators import TORCH_OPS, Kind, Operator
-from .source import constants
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _TENSORS = (Kind.SIGNAL, Kind.LEARNED)
 _MASK = 1e4  # weights are smaller; what is added to scores to hide them is larger
 
 
-def learned(graph: Graph) -> set[str]:
-    """Return the names of the constants that are parameters.
+def wanted(graph: Graph) -> dict[str, Kind]:
+    """Return the tensors that are learned if they are constants that may be, and what they are to it.
 
     Raises:
         ModelError: if an operator is not carried to PyTorch.
@@ -31,21 +29,20 @@ def learned(graph: Graph) -> set[str]:
         for node in graph.nodes
         if node.op_type != "Constant"
     ]
-    held = dict(constants(graph))
     signals = _signals(graph, nodes)
-    wanted: dict[str, Kind] = {}
+    found: dict[str, Kind] = {}
     for node, operator in reversed(nodes):
         for slot, name in enumerate(node.input):
             kind = operator.kind(slot)
             if name in signals or kind not in _TENSORS:
                 continue
             if kind is Kind.LEARNED:
-                wanted[name] = kind
+                found[name] = kind
             elif signals.intersection(node.input):
-                wanted.setdefault(name, kind)
-            elif passed := next((wanted[y] for y in node.output if y in wanted), None):
-                wanted.setdefault(name, passed)
-    return {name for name, kind in wanted.items() if name in held and _may(held[name], kind)}
+                found.setdefault(name, kind)
+            elif passed := next((found[y] for y in node.output if y in found), None):
+                found.setdefault(name, passed)
+    return found
 
 
 def _signals(graph: Graph, nodes: list[tuple[NodeProto, Operator]]) -> set[str]:
@@ -58,9 +55,10 @@ def _signals(graph: Graph, nodes: list[tuple[NodeProto, Operator]]) -> set[str]:
     return signals
 
 
-def _may(array: Array, kind: Kind) -> bool:
-    """Tell whether values can be learned: floats, not a mask, not one number of a formula."""
-    if array.dtype.kind not in "fV" and array.dtype.name != "bfloat16":
+def may_be(array: Array, kind: Kind | None) -> bool:
+    """Tell whether values are learned where they are used so: floats, no mask, no lone number."""
+    if kind is None or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
         return False
-    values = np.abs(array.astype(np.float32))
-    return (kind is Kind.LEARNED or array.size > 1) and bool(values.max(initial=0.0) < _MASK)
+    if kind is Kind.LEARNED:
+        return True
+    return array.size > 1 and max(array.max(), -array.min()) < _MASK
