@@ -21,12 +21,14 @@ class Constant:
         name: of its own.
         shared: under which equal tensors are one buffer.
         learned: whether it is a parameter.
+        computed: of other constants; the file has no such tensor.
     """
 
     name: str
     tensor: Tensor
     shared: str
     learned: bool = False
+    computed: bool = False
 
     @property
     def form(self) -> Form:
@@ -97,7 +99,7 @@ class Builder:
         if (key, own) not in self._fetched:
             path = self._names.path(key)
             self._root[path] = nn.Parameter(value.tensor) if value.learned else value.tensor
-            if own:
+            if own and not value.computed:
                 self.initializers[path] = value.name
             self._fetched[key, own] = self.graph.get_attr(path)
         return self._fetched[key, own]

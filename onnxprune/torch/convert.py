@@ -70,6 +70,9 @@ class _Conversion:
 
     def _convert(self, node: NodeProto) -> None:
         operands = [self.values[name] if name else None for name in node.input]
+        if node.op_type == "Identity" and isinstance(operands[0], Constant):
+            self.values[node.output[0]] = operands[0]  # another name; exporters merge weights so
+            return
         operator, form = self._operator(node, operands)
         attributes = _attributes(node, operator)
         known = [x for x in operands if isinstance(x, Constant) and not x.learned]
@@ -77,7 +80,7 @@ class _Conversion:
             results = _computed(node, operator, operands, attributes)
             if sum(t.numel() for t in results) <= max(_FOLDED, *(x.tensor.numel() for x in known)):
                 for name, tensor in zip(node.output, results, strict=False):
-                    self.values[name] = Constant(name, tensor, name)
+                    self.values[name] = Constant(name, tensor, name, computed=True)
                 return
         made = self._called(node, operator, operands, attributes)
         if not operator.several:
@@ -114,6 +117,9 @@ class _Conversion:
         )
         keywords = {k: self._keyword(node, operator, k, v) for k, v in attributes.items()}
         if operator.is_module:
+            fixed = [x for i, x in enumerate(operands) if operator.kind(i) is Kind.FIXED]
+            if any(isinstance(x, Constant) and x.computed for x in fixed):
+                raise refusal(node, "it trains values that the file computes: fold constants first")
             return self.builder.module(_title(node), operator.call(**attributes), args)
         if "like" in operator.keywords:
             keywords["like"] = self.builder.like

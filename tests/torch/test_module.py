@@ -125,6 +125,21 @@ def test_batchnorm_and_dropout_follow_the_mode() -> None:
     ]  # fmt: skip
 
 
+def test_statistics_behind_an_identity_are_written_back() -> None:
+    text = NORMED.replace("{\n    t =", "{\n    same = Identity (mean)\n    t =")
+    model = _filled(text.replace("beta, mean,", "beta, same,"))
+    module, feeds = from_onnx(model), drawn(model)
+
+    step(module, feeds)
+    trained = to_onnx(module, model)
+
+    assert (_weights(trained)["bn.mean"] != _weights(model)["bn.mean"]).all()
+    assert gap(called(module, feeds), outputs_of(trained, feeds)) < EQUAL
+    computed = _filled(text.replace("beta, mean,", "beta, same,").replace("Identity", "Neg"))
+    with pytest.raises(ModelError, match="it trains values that the file computes"):
+        from_onnx(computed)
+
+
 def test_element_types_are_kept() -> None:
     text = MERGED.replace("float[N", "float16[N").replace("Mul (shifted, factor)", "Neg (shifted)")
     model = _filled(text, np.float16)
