@@ -92,6 +92,8 @@ class Reader:
         if not points[0].tokens:
             return Rows([array.reshape(count, -1) for array in arrays], np.arange(count))
         arrays = [array.reshape(count, -1, array.shape[-1]) for array in arrays]
+        for n, array in zip(numbers, arrays, strict=True):
+            self._check(points[0], self.points[n].tensor, array.shape[1], values)
         name, everything = points[0].mask, np.arange(arrays[0].shape[1])
         present = [everything] * count
         if name is not None:
@@ -100,6 +102,15 @@ class Reader:
         samples = np.repeat(np.arange(count), [len(c) for c in chosen])
         tokens = np.concatenate(chosen)
         return Rows([array[samples, tokens] for array in arrays], samples)
+
+    def _check(self, first: Point, name: str, tokens: int, values: Mapping[str, Array]) -> None:
+        """Refuse tokens that are not those of the first point, or not what the mask speaks of."""
+        for other in filter(None, (first.tensor, first.mask)):
+            if (found := values[other].shape[1]) != tokens:
+                raise DataError(
+                    f"the activations '{name}' have {tokens} tokens, '{other}' has {found}: they "
+                    "cannot be compared token by token"
+                )
 
     def _drawn(self, present: Ints, key: np.uint64) -> Ints:
         """Draw tokens of one sample, ascending, by its key."""

@@ -271,6 +271,15 @@ def test_the_same_tokens_of_all_points(rng: np.random.Generator) -> None:
     assert len({row.tobytes() for row in first}) == 18
 
 
+def test_other_tokens_are_refused(rng: np.random.Generator) -> None:
+    x, y, m = rng.random((6, 9, 4)), rng.random((6, 5, 4)), np.ones((6, 7))
+    keys = np.arange(6, dtype=np.uint64)
+    with pytest.raises(DataError, match=r"'y' have 5 tokens, 'x' has 9"):
+        read([Point(name, tokens=True) for name in "xy"], 3, keys, x=x, y=y)
+    with pytest.raises(DataError, match=r"'x' have 9 tokens, 'm' has 7"):
+        read([Point("x", tokens=True, mask="m")], 3, keys, x=x, m=m)
+
+
 def test_large_maps_are_thinned_alike(rng: np.random.Generator) -> None:
     """One value of each stretch, inside the graph; two points of a width at the same places."""
     model = handmade(

@@ -116,8 +116,37 @@ def test_points_of_tokens() -> None:
     found = streams(analysis, blocks)
 
     assert [p.tensor for p in found.points] == ["x", "m0", "f0", "m1", "f1"]
-    assert {(p.tokens, p.mask, p.stream) for p in found.points} == {(True, "attention_mask", 0)}
+    assert {(p.tokens, p.mask, p.stream) for p in found.points} == {(True, "attention_mask", 1)}
     assert found.ends == ((0, 1), (1, 2), (2, 3), (3, 4))
+
+
+def test_a_decoder_has_tokens_of_its_own() -> None:
+    """Blocks lead from point to point within each; the mask is the encoder's."""
+    model = handmade(
+        """(float[N,T,8] x, float[N,T] attention_mask, float[N,S,8] z) => (float[N,S,8] y, float[N,T,8] e) {
+            a = MatMul(x, w1)
+            b = Relu(a)
+            c = MatMul(b, w2)
+            s = Add(x, c)
+            k = Transpose<perm=[0,2,1]>(s)
+            q = MatMul(z, w3)
+            p = MatMul(q, k)
+            m = Unsqueeze(attention_mask, one)
+            r = Mul(p, m)
+            o = MatMul(r, s)
+            y = Add(z, o)
+            e = Relu(s)
+        }""",
+        w1=(8, 12), w2=(12, 8), w3=(8, 8), one=np.array([1]),
+    )  # fmt: skip
+    analysis = examined(model)
+    found = streams(analysis, competing(find_blocks(analysis), "block"))
+
+    assert {p.tensor: p.mask for p in found.points} == {
+        "x": "attention_mask", "s": "attention_mask", "z": None, "y": None,
+    }  # fmt: skip
+    numbers = {p.tensor: p.stream for p in found.points}
+    assert numbers["x"] == numbers["s"] != numbers["z"] == numbers["y"]
 
 
 def residual(lines: str, head: str, **weights: Any) -> ModelProto:

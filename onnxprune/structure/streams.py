@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from onnx import ValueInfoProto
+
 from ..core.alignment import Point
 from ..core.analysis import Analysis
 from ..core.blocks import Block
 from ..core.depth import Level
 from .flow import Flow
-
-_Rows = tuple[tuple[int, ...], tuple[int, ...]] | None  # (samples, tokens) in both instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,8 @@ def streams(analysis: Analysis, blocks: Sequence[Block]) -> Streams:
     """Return the points where blocks begin and end.
 
     A block's end is seen behind what only follows it (the activation after a sum), where the next
-    block begins. Tensors (samples, tokens, channels) have tokens as rows; padding is known where an
-    input whose name holds "mask" has the shape (samples, tokens).
+    block begins. Tensors (samples, tokens, channels) have tokens as rows, and are comparable where
+    blocks lead from one to the other: a decoder has tokens of its own.
 
     Args:
         analysis: of a model.
@@ -61,24 +61,25 @@ def streams(analysis: Analysis, blocks: Sequence[Block]) -> Streams:
     """
     flow = Flow(analysis)
     spans = [(_settled(analysis, flow, b.x), _settled(analysis, flow, b.y)) for b in blocks]
-    named = {name for span in spans for name in span}
-    order = sorted(named, key=lambda name: flow.maker.get(name, -1))
-    conv = {
-        name
-        for span, b in zip(spans, blocks, strict=True)
-        if _convolves(analysis, b)
-        for name in span
-    }
-    kinds: dict[_Rows, int] = {}
-    points = []
-    for name in order:
-        shape = analysis.shapes.a[name]
-        tokens = len(shape) == 3 and name not in conv
-        rows = (tuple(shape[:2]), tuple(analysis.shapes.b[name][:2])) if tokens else None
-        stream = kinds.setdefault(rows, len(kinds))
-        points.append(Point(name, tokens, _mask(analysis, rows) if rows else None, stream))
+    order = sorted({n for span in spans for n in span}, key=lambda n: flow.maker.get(n, -1))
     number = {name: i for i, name in enumerate(order)}
-    return Streams(tuple(points), tuple((number[x], number[y]) for x, y in spans))
+    ends = tuple((number[x], number[y]) for x, y in spans)
+    conv = {
+        n for span, b in zip(spans, blocks, strict=True) if _convolves(analysis, b) for n in span
+    }
+    tokens = [len(analysis.shapes.a[name]) == 3 and name not in conv for name in order]
+    first = list(range(len(order)))  # the first point of each chain
+    for start, end in sorted(ends):
+        first[end] = min(first[start], first[end])
+    masks = {
+        i: _mask(analysis, flow, order[i])
+        for i in {first[i] for i in range(len(order)) if tokens[i]}
+    }
+    points = [
+        Point(name, True, masks[first[i]], 1 + first[i]) if tokens[i] else Point(name)
+        for i, name in enumerate(order)
+    ]
+    return Streams(tuple(points), ends)
 
 
 def _settled(analysis: Analysis, flow: Flow, name: str) -> str:
@@ -106,15 +107,26 @@ def _convolves(analysis: Analysis, block: Block) -> bool:
     return any(linear is not None and len(linear.kernel) == 1 for linear in linears)
 
 
-def _mask(analysis: Analysis, rows: _Rows) -> str | None:
-    """Return the input that tells tokens from padding, if there is one of that shape."""
-    shapes = analysis.shapes
-    for value in analysis.graph.inputs:
-        name = value.name
-        if (
-            "mask" in name.lower()
-            and shapes.known(name)
-            and (shapes.a[name], shapes.b[name]) == rows
-        ):
-            return name
-    return None
+def _mask(analysis: Analysis, flow: Flow, name: str) -> str | None:
+    """Return the input that tells tokens from padding where a chain begins, if there is one.
+
+    Its name holds "mask", and its axes, (samples, tokens), are those of all other inputs that lead there.
+    """
+    leading, waiting = {name}, [name]
+    while waiting:
+        maker = flow.maker.get(waiting.pop())
+        more = [] if maker is None else [n for n in flow.reads[maker] if n not in leading]
+        leading.update(more)
+        waiting += more
+    axes = {v.name: _axes(v) for v in analysis.graph.inputs}
+    fed = {axes[n][:2] for n in axes if n in leading and not _is_mask(n)}
+    return next((n for n in axes if _is_mask(n) and fed == {axes[n]}), None)
+
+
+def _is_mask(name: str) -> bool:
+    return "mask" in name.lower()
+
+
+def _axes(value: ValueInfoProto) -> tuple[str | int, ...]:
+    """Return the declared lengths of an input, by name where they are open."""
+    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
