@@ -58,6 +58,7 @@ def gap(found: Sequence[Tensor], expected: Sequence[Array]) -> float:
         if mine.shape != theirs.shape or (np.isfinite(mine) != np.isfinite(theirs)).any():
             return float("inf")
         finite = np.isfinite(theirs)
+        assert finite.any() or not finite.size, "nothing is compared"
         difference = np.abs(mine - theirs)[finite].max(initial=0.0)
         worst = max(worst, difference / max(np.abs(theirs[finite]).max(initial=0.0), _SILENT))
     return worst
