@@ -1,0 +1,144 @@
+"""Time as the budget: does the prediction hold, and is what was asked for what the clock says?
+
+    python benchmarks/latency.py [--networks resnet18,mobilenet_v2] [--shares 0.7,0.5,0.35]
+                                 [--plans 30] [--threads 1] [--rows rows.jsonl]
+
+Per network: the error of the fitted time on random plans it has not seen, beside that of "time falls as
+MACs do"; then `prune --latency SHARE` beside `prune --macs` at the same MACs (widths of 8), both timed
+by `bench` against the original. Weights are random (`l2`, no repair): this is about time alone. Rows are
+kept as they come, and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import onnxprune  # noqa: E402
+from onnxprune.core.cost import CostModel  # noqa: E402
+from onnxprune.files.store import load  # noqa: E402
+from onnxprune.latency.copies import Setting, drawn, observed  # noqa: E402
+from onnxprune.latency.model import fitted  # noqa: E402
+from onnxprune.models.export import export  # noqa: E402
+from onnxprune.proof.example import example, instance_of  # noqa: E402
+from onnxprune.selection.budget import Options  # noqa: E402
+from onnxprune.structure.dependency import analyse  # noqa: E402
+from onnxprune.timing.run import BenchReport  # noqa: E402
+from tests import zoo  # noqa: E402
+
+BAR_ERROR, BAR_REQUEST, BAR_GAIN = 0.05, 0.05, 0.9
+COPIES = 16
+STEP = Options(round_to=16)
+
+
+def prediction(path: Path, plans: int, threads: int) -> dict[str, float]:
+    """Fit on some copies and predict others."""
+    graph = load(path)
+    analysis = analyse(graph)
+    feeds = example(analysis.graph)
+    instance = instance_of(analysis.graph, feeds)
+    cost, setting = CostModel(analysis, instance), Setting(threads=threads)
+    copies, ms = observed(graph, cost, feeds, drawn(analysis, STEP, COPIES), setting)
+    model = fitted(cost, instance, copies, ms)
+    others, _ = observed(graph, cost, feeds, drawn(analysis, STEP, plans, seed=7), setting)
+    full = cost.macs(cost.full)
+    ours = [abs(model.ratio(o.lengths) / o.ratio - 1) for o in others[1:]]
+    plain = [abs(cost.macs(o.lengths) / full / o.ratio - 1) for o in others[1:]]
+    return {
+        "ms": ms, "median": float(np.median(ours)), "p90": float(np.quantile(ours, 0.9)),
+        "macs": float(np.median(plain)),
+    }  # fmt: skip
+
+
+def request(path: Path, share: float, threads: int, folder: Path) -> dict[str, float]:
+    """Prune to a share of the time, and to the same MACs; time both."""
+    timed, plain = folder / "timed.onnx", folder / "plain.onnx"
+    report = onnxprune.prune(
+        path, timed, latency=share, threads=threads, criterion="l2", scope="uniform"
+    )
+    figures = report.figures["macs"]
+    macs = figures.after / figures.before
+    onnxprune.prune(path, plain, macs=macs, criterion="l2", scope="uniform")
+    found = onnxprune.bench(path, timed, plain, threads=[threads], seconds=6.0, profile=False)
+    assert isinstance(found, BenchReport)
+    times = [model.ratio for model in found.cells[0].models]
+    return {"asked": share, "time": 1 / times[1], "macs": macs, "plain": 1 / times[2]}
+
+
+def exported(name: str, folder: Path) -> Path:
+    """Write a network of the zoo for images of 224 pixels."""
+    network, _ = zoo.build(name)
+    return export(network, [torch.zeros(2, 3, 224, 224)], folder / f"{name}.onnx")
+
+
+def rows(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what was measured, rows of earlier runs first."""
+    held = [json.loads(line) for line in asked.rows.open()] if asked.rows.exists() else []
+    yield from held
+    done = {(row["network"], row["what"]) for row in held}
+    for name in asked.networks.split(","):
+        wanted = [w for w in ("prediction", *asked.shares.split(",")) if (name, w) not in done]
+        path = exported(name, folder) if wanted else folder
+        for what in wanted:
+            if what == "prediction":
+                found = prediction(path, asked.plans, asked.threads)
+            else:
+                found = request(path, float(what), asked.threads, folder)
+            row = {"network": name, "what": what, **found}
+            with asked.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            yield row
+
+
+def main() -> int:
+    """Measure and print; exit code 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", default="resnet18,mobilenet_v2")
+    parser.add_argument("--shares", default="0.7,0.5,0.35")
+    parser.add_argument("--plans", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=Path, default=Path("latency.jsonl"))
+    asked = parser.parse_args()
+    logging.getLogger("onnxprune").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as name:
+        found = list(rows(asked, Path(name)))
+    errors = Table(
+        "network", "ms", "median error", "90 %", "if time fell as MACs", title="30 plans not seen"
+    )
+    asks = Table(
+        "network", "asked", "time", "MACs", "time at these MACs, widths of 8", "MACs / time"
+    )
+    good = True
+    for row in found:
+        if row["what"] == "prediction":
+            errors.add_row(
+                row["network"], f"{row['ms']:.2f}", f"{row['median']:.1%}", f"{row['p90']:.1%}",
+                f"{row['macs']:.1%}",
+            )  # fmt: skip
+            good &= row["median"] <= BAR_ERROR
+        else:
+            asks.add_row(
+                row["network"], f"{row['asked']:.2f}", f"{row['time']:.3f}", f"{row['macs']:.3f}",
+                f"{row['plain']:.3f}", f"{row['macs'] / row['time']:.2f}",
+            )  # fmt: skip
+            good &= abs(row["time"] / row["asked"] - 1) <= BAR_REQUEST
+    Console().print(errors, asks)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
