@@ -413,7 +413,7 @@ def test_disk_full_while_writing_leaves_no_half_file(home: Path) -> None:
         (["eval", "m.onnx", "--data", "good.npz", "--labels", "y"], "no such key"),
         (["eval", "m.onnx", "--data", "good.npz", "--reference", "nothing.onnx"], "nothing.onnx"),
         (["verify", "m.onnx", "--plan", "nothing.json"], "nothing.json"),
-        (["list", "everything"], "known: ops, criteria, repairs, sources"),
+        (["list", "everything"], "known: ops, criteria, depth, repairs"),
         (["polish"], "polish"),
     ],
     ids=lambda v: "-".join(v[:2]) if isinstance(v, list) else "",

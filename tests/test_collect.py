@@ -24,7 +24,7 @@ from tests.networks import NETWORKS, bottlenecks
 
 discover()
 EVERYTHING = tuple(COLLECTORS)
-KEPT = {"maps", "summaries"}  # hold what samples gave, as they say
+KEPT = {"maps", "summaries", "contributions"}  # hold what samples gave, as they say
 each_network = pytest.mark.parametrize("name", list(NETWORKS))
 
 
