@@ -1,8 +1,8 @@
 """Centred second moments of the patches each linear operator reads: the matter of repair.
 
-Rows are patches at sampled output positions (`onnxprune.core.patches`). They are gathered into
-blocks of a fixed length, each block is one symmetric BLAS product in float32 about a pilot mean,
-and blocks are summed in float64:
+Rows are patches at sampled output positions (`onnxprune.core.patches`), never at padding. They are
+gathered into blocks of a fixed length, each block is one symmetric BLAS product in float32 about a
+pilot mean, and blocks are summed in float64:
 
     C = 1/m sum_i (x_i - a)(x_i - a)^T - (xbar - a)(xbar - a)^T,   a = mean of the first block.
 
@@ -22,6 +22,7 @@ from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import COLLECTORS, Calibration, Fold
 from onnxprune.core.declared import Linear
 from onnxprune.core.graph import Array
+from onnxprune.core.padding import padding_masks
 from onnxprune.core.patches import Keys, patches, row_width, sample_positions
 from onnxprune.core.stats import Floats, SecondMoments, Statistics
 from onnxprune.core.stream import Probes
@@ -105,13 +106,17 @@ class _Fold:
                 self.linears[key] = linear
                 width = row_width(linear, settings.shapes[linear.x])
                 self.products[key] = _Products(linear.groups, width)
-        self.probes = Probes(tuple(dict.fromkeys(linear.x for linear in self.linears.values())))
+        known = padding_masks(analysis.graph)
+        read = [linear.x for linear in self.linears.values()]
+        self.masks = {x: known[x] for x in read if x in known}
+        self.probes = Probes(tuple(dict.fromkeys([*read, *self.masks.values()])))
 
     def add(self, values: Mapping[str, Array], keys: Keys) -> None:
         """Fold in one run."""
         for key, linear in self.linears.items():
             x = values[linear.x]
-            positions = sample_positions(linear, x.shape, self.rows, keys)
+            mask = values[self.masks[linear.x]] if linear.x in self.masks else None
+            positions = sample_positions(linear, x.shape, self.rows, keys, mask)
             self.products[key].add(patches(x, linear, positions))
 
     def finish(self, statistics: Statistics) -> Statistics:

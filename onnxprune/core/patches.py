@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .declared import Linear
 from .errors import InternalError
 from .graph import Array
+from .padding import tokens_of
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]  # shape (N,): one per sample
@@ -46,16 +47,24 @@ def sample_keys(feeds: Mapping[str, Array], count: int, seed: int = 0) -> Keys:
     return np.array(sums, np.uint64)
 
 
-def sample_positions(linear: Linear, x_shape: tuple[int, ...], rows: int, keys: Keys) -> Ints:
+def sample_positions(
+    linear: Linear,
+    x_shape: tuple[int, ...],
+    rows: int,
+    keys: Keys,
+    mask: Array | None = None,
+) -> Ints:
     """Draw output positions for each sample, one in each of `rows` equal stretches.
 
-    Operators that read the same tensor with the same geometry get the same positions.
+    Operators that read the same tensor with the same geometry get the same positions. Of a sample
+    with fewer tokens than others some are drawn more than once, so that each counts alike.
 
     Args:
         linear: the operator.
         x_shape: shape of its input in this run.
         rows: how many positions a sample; all of them if there are fewer.
         keys: one per sample, from `sample_keys`.
+        mask: zero at padding, which is not drawn (see `core.padding`); None: there is none.
 
     Returns:
         int64, shape (M, R): flat indices into the spatial axes of y (dense: into the axes of x
@@ -71,14 +80,21 @@ def sample_positions(linear: Linear, x_shape: tuple[int, ...], rows: int, keys: 
         keys = _mix(np.asarray(_mix(keys) + each_copy, np.uint64))
         each = max(1, rows // max(copies, 1))
     total = int(np.prod(spatial, dtype=np.int64))
-    if total <= each:
+    real = tokens_of(linear, x_shape, mask).reshape(lead, -1)
+    if total <= each and real.all():
         return np.broadcast_to(np.arange(total), (lead, total))
-    edges = np.arange(each + 1) * total // each
+    each, counts = min(each, total), np.full(lead, total)
+    if real.size:
+        counts = np.where(real.any(axis=1), real.sum(axis=1), total)
+    edges = np.arange(each + 1) * counts[:, None] // each
     place = np.uint64(zlib.crc32(repr((linear.x, linear.x_axis)).encode()) << 32)
     stretch = np.arange(each, dtype=np.uint64)
     numbers = _mix(np.add(_mix(keys ^ place)[:, None], stretch, dtype=np.uint64))
     share = (numbers >> np.uint64(11)).astype(np.float64) / (1 << 53)
-    return edges[:-1] + (share * np.diff(edges)).astype(np.int64)
+    drawn: Ints = edges[:, :-1] + (share * np.diff(edges)).astype(np.int64)
+    if real.size:  # tokens first, in order
+        drawn = np.take_along_axis(np.argsort(~real, axis=1, kind="stable"), drawn, axis=1)
+    return drawn
 
 
 def patches(x: Array, linear: Linear, positions: Ints) -> Array:

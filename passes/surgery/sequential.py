@@ -39,6 +39,7 @@ from onnxprune.core.linear import (
     weight_tensor,
     write_bias,
 )
+from onnxprune.core.padding import padding_masks
 from onnxprune.core.patches import outputs_at, patches, sample_keys, sample_positions
 from onnxprune.core.scopes import captured_names
 from onnxprune.core.shapes import instantiate
@@ -90,6 +91,7 @@ class _Sweep:
         for linear, _ in self.plan:  # nodes may be added now, not once the replay has begun
             ensure_bias(self.graph, linear, len(kept_outputs(self.mask, linear)))
         batches = self._batches(original)
+        self.feeds, self.masks = batches, padding_masks(self.analysis.graph)
         self.keys = [sample_keys(feeds, self._samples(feeds)) for feeds in batches]
         dtypes = dict(self.analysis.shapes.dtypes)
         for graph in (self.graph, original):
@@ -162,7 +164,8 @@ class _Sweep:
         old = weight_matrices(np.asarray(weight.array, np.float64), shape)
         equations, seen = Normal.empty(*old.shape), Seen(ends, self.steps)
         for call, keys in enumerate(self.keys):
-            spots = sample_positions(linear, x[call].shape, self.task.rows, keys)
+            mask = self.feeds[call].get(self.masks.get(linear.x, ""))
+            spots = sample_positions(linear, x[call].shape, self.task.rows, keys, mask)
             target = outputs_at(self._kept_rows(linear, y[call]), linear, spots)[:, outputs]
             rest = (
                 None
