@@ -18,6 +18,7 @@ from onnxprune.core.contracts import Floats
 from ._ordering import Ordering, Target, Xp
 
 Mode = Literal["robust", "paper"]
+Over = Literal["values", "indices"]
 
 _CANDIDATES = 3  # of the Scree test
 _SPAN = 0.02  # of the curve's length, over which the robust reading takes differences
@@ -82,19 +83,19 @@ def qda(curve: Floats) -> Floats:
     return result
 
 
-def x_means(curve: Floats, mode: Mode = "robust") -> list[int]:
+def x_means(curve: Floats, over: Over = "values") -> list[int]:
     """Cut where clusters begin (Pelleg, Moore 2000), split while the BIC rises.
 
-    The paper clusters the points (i, c_i) as they are: the index dwarfs the information, and the cuts
-    cut the index in equal parts. The robust reading clusters c_i / max c alone: a flat curve is one
-    cluster.
+    "indices" clusters the points (i, c_i) as they are, as the paper's code does: the index dwarfs the
+    information, and the cuts cut the index in equal parts. "values" clusters c_i / max c alone: a flat
+    curve is one cluster.
 
     Returns:
         first indices of all clusters but the first, ascending.
     """
     if len(curve) < 2 or not np.abs(curve).max() > 0:
         return []
-    if mode == "paper":
+    if over == "indices":
         points = np.stack([np.arange(len(curve)), curve], axis=1)
         labels = _two(points)  # the released code starts with two centres
     else:

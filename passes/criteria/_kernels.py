@@ -17,7 +17,8 @@ from . import _renyi as renyi
 from ._members import columns
 from ._ordering import Target, above
 
-Width = Literal["readers", "median", "neighbours", "paper"]
+Width = Literal["readers", "median", "knn", "paper"]
+Labels = Literal["indicator", "rbf"]
 About = Literal["auto", "labels", "predictions", "outputs"]
 Singles = NDArray[np.float32]
 _ROUNDING = 1e-3  # of sums of probabilities
@@ -41,9 +42,9 @@ def log_kernels(group: Group, evidence: Evidence, maps: Maps, width: Width) -> S
 
     "readers": as far as readers can tell samples apart by a unit (see `_as_read`). The other widths
     look at the map alone, all that readers read of it joined: after a sum, the sum. "median" and
-    "neighbours" make the kernel of all units together as wide as one of them would be by the rule,
-    each wider by the root of their number: else a product of many kernels is the identity, and any
-    channels seem to tell everything. "paper" is 5 N^(-1/(4+d)).
+    "knn" (the 5 nearest neighbours) make the kernel of all units together as wide as one of them would
+    be by the rule, each wider by the root of their number: else a product of many kernels is the
+    identity, and any channels seem to tell everything. "paper" is 5 N^(-1/(4+d)).
 
     A unit that is the same in all samples, or that no reader reads, has the kernel of ones.
     """
@@ -114,14 +115,17 @@ def _sigma(squared: NDArray[np.float32], width: Width, units: int, dimension: in
     return rule(squared.astype(np.float64)) * float(np.sqrt(units))
 
 
-def target_of(evidence: Evidence, maps: Maps, about: About, width: Width) -> Target:
+def target_of(
+    evidence: Evidence, maps: Maps, about: About, width: Width, labels: Labels = "indicator"
+) -> Target:
     """Return the variable that channels shall tell about.
 
-    Labels have the kernel that is 1 where they are equal and 0 elsewhere; with the "paper" width, a
-    Gaussian kernel of their one-hot code. "predictions" are the model's own, soft: the kernel is
-    sum_c (p_ic p_jc)^(1/2) of the probabilities of classes, which is that of labels where the model
-    is sure. "outputs" is a Gaussian kernel of the model's outputs. "auto" takes labels where there
-    are, else predictions where the model gives one row of scores a sample, else outputs.
+    Labels have the kernel that is 1 where they are equal and 0 elsewhere ("indicator"), or a Gaussian
+    kernel of their one-hot code ("rbf"): as wide as "paper" says, else e^-1 between classes.
+    "predictions" are the model's own, soft: the kernel is sum_c (p_ic p_jc)^(1/2) of the probabilities
+    of classes, which is that of labels where the model is sure. "outputs" is a Gaussian kernel of the
+    model's outputs. "auto" takes labels where there are, else predictions where the model gives one
+    row of scores a sample, else outputs.
 
     Raises:
         OnnxPruneError: if labels are asked for and there are none.
@@ -134,7 +138,7 @@ def target_of(evidence: Evidence, maps: Maps, about: About, width: Width) -> Tar
     if classes is None and (about == "predictions" or scored):
         with np.errstate(divide="ignore"):  # classes may have nothing in common
             return Target(np.log(above(_alike(maps.outputs))), samples)
-    if classes is not None and width != "paper":
+    if classes is not None and labels == "indicator":
         with np.errstate(divide="ignore"):  # no kernel between classes: its logarithm is -inf
             log = np.log(above(renyi.indicator(classes)))
         members = tuple(np.flatnonzero(classes == c) for c in np.unique(classes))
@@ -143,11 +147,10 @@ def target_of(evidence: Evidence, maps: Maps, about: About, width: Width) -> Tar
     if classes is not None:
         values = (classes[:, None] == np.unique(classes)[None, :]).astype(np.float64)
     distances = renyi.squared_distances(values)
-    sigma = (
-        renyi.silverman(samples, values.shape[1])
-        if width == "paper"
-        else renyi.median_width(distances)
-    )
+    if width == "paper":
+        sigma = renyi.silverman(samples, values.shape[1])
+    else:  # codes of two classes are sqrt 2 apart; most pairs may be of one class
+        sigma = 1.0 if classes is not None else renyi.median_width(distances)
     return Target(
         -above(distances) / (2 * sigma**2) if sigma > 0 else 0 * above(distances), samples
     )

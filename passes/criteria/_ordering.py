@@ -14,6 +14,7 @@ best `shortlist` are compared with exact eigenvalues.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -27,10 +28,16 @@ from . import _renyi as renyi
 
 Ints = NDArray[np.int64]
 Xp = Any  # an array of NumPy, PyTorch, CuPy, ...
+Entropy = Callable[[Xp, float], tuple[Xp, float]]  # of a Gram matrix, with its error
 
 _STEADY = 4  # slopes are made anew when this share (1 / _STEADY) more candidates are taken
 _FORGET = 0.8  # of the error of estimates is remembered from step to step
 _COMPACT = 0.7  # candidates are copied together when fewer than this share of rows are still open
+
+
+def exact(gram: Xp, alpha: float) -> tuple[Xp, float]:
+    """Return S_a, and no error."""
+    return renyi.entropy(gram, alpha), 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +48,14 @@ class Target:
         log: logarithm of its kernel above the diagonal, shape (T,); -inf between classes.
         samples: N.
         classes: the samples of each class, if it is one of classes.
+        estimate: gives entropies of N x N; smaller ones, its own and those at alpha 2 are exact.
         known: its own entropies, by alpha.
     """
 
     log: Xp
     samples: int
     classes: tuple[Ints, ...] = ()
+    estimate: Entropy = exact
     known: dict[float, float] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def entropy(self, alpha: float) -> float:
@@ -55,18 +64,19 @@ class Target:
             self.known[alpha] = float(renyi.entropy(square(self.log, self.samples), alpha))
         return self.known[alpha]
 
-    def information(self, logs: Xp, alpha: float) -> tuple[Xp, Xp]:
-        """Return I_a(Y; Z) and S_a(Z) of sets Z given by their log kernels: (..., T) -> (...)."""
+    def information(self, logs: Xp, alpha: float) -> tuple[Xp, Xp, float]:
+        """Return I_a(Y; Z) and S_a(Z) of a set Z given by its log kernel (T,), and the first's error."""
         if alpha == 2:
             own, joint = (_two(log, self.samples) for log in (logs, logs + self.log))
-            return self.entropy(2) + own - joint, own
-        grams = square(logs, self.samples)
-        own = renyi.entropy(grams, alpha)
+            return self.entropy(2) + own - joint, own, 0.0
+        gram = square(logs, self.samples)
+        own, error = self.estimate(gram, alpha)
         if self.classes:
-            joint = renyi.entropy_in_classes(grams, self.classes, alpha)
+            joint = renyi.entropy_in_classes(gram, self.classes, alpha)
         else:
-            joint = renyi.entropy(grams * square(self.log, self.samples), alpha)
-        return self.entropy(alpha) + own - joint, own
+            joint, more = self.estimate(gram * square(self.log, self.samples), alpha)
+            error += more
+        return self.entropy(alpha) + own - joint, own, error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +88,13 @@ class Ordering:
         joint: float64, shape (C,): I(Y; B, S) after each step, in nats.
         filled: float64, shape (C,): S(B, S) / ln N after each step; near 1 the kernel tells all
             samples apart and nothing that follows is informative.
+        error: float64, shape (C,): of `joint`, in nats; zero where entropies are exact.
     """
 
     order: Ints
     joint: Floats
     filled: Floats
+    error: Floats
 
     @property
     def cmi(self) -> Floats:
@@ -145,21 +157,22 @@ def ordered(
     state = xp.zeros(logs.shape[-1], dtype=xp.float64, device=device(logs))
     state = state if base is None else state + base
     screen = _Screen(logs, target, alpha)
-    order, joint, filled = [], [], []
+    order, joint, filled, errors = [], [], [], []
     for _ in range(logs.shape[0]):
-        chosen, information, own = _best(logs, screen, state, target, alpha, shortlist)
+        chosen, information, own, error = _best(logs, screen, state, target, alpha, shortlist)
         state = state + xp.astype(logs[chosen], xp.float64)
         screen.close(chosen)
         order.append(chosen)
         joint.append(information)
         filled.append(own / np.log(target.samples))
-    return Ordering(np.array(order, np.int64), np.array(joint), np.array(filled))
+        errors.append(error)
+    return Ordering(np.array(order, np.int64), *map(np.array, (joint, filled, errors)))
 
 
 def _best(
     logs: Xp, screen: _Screen, state: Xp, target: Target, alpha: float, shortlist: int
-) -> tuple[int, float, float]:
-    """Return the candidate that adds most, the information with it, and the entropy.
+) -> tuple[int, float, float, float]:
+    """Return the candidate that adds most, the information with it, the entropy, and the error.
 
     Candidates are tried from the highest estimate on, until no error of estimates as seen of late
     would let the next one win.
@@ -170,7 +183,7 @@ def _best(
     if screened := 0 < count < len(candidates):
         estimates, margin = screen.estimates(state), screen.margin
     ranked = np.argsort(-estimates, kind="stable")[: count or None]
-    tried: list[tuple[int, float, float]] = []
+    tried: list[tuple[int, float, float, float]] = []
     errors = [0.0]
     for place in ranked:
         ahead = float(estimates[ranked[0]] - estimates[place])
@@ -178,15 +191,15 @@ def _best(
             break
         candidate = int(candidates[place])
         with_it = state + xp.astype(logs[candidate], xp.float64)
-        information, own = (float(value) for value in target.information(with_it, alpha))
-        tried.append((candidate, information, own))
+        information, own, error = (float(value) for value in target.information(with_it, alpha))
+        tried.append((candidate, information, own, error))
         errors.append(abs(tried[0][1] - information - ahead))
     if screened:
         screen.margin = max(*errors, _FORGET * margin if len(tried) < count else 0.0)
     return max(tried, key=_information)
 
 
-def _information(tried: tuple[int, float, float]) -> tuple[float, int]:
+def _information(tried: tuple[int, float, float, float]) -> tuple[float, int]:
     return tried[1], -tried[0]
 
 
@@ -235,11 +248,11 @@ class _Screen:
         if self.alpha == 2:
             sums = self._sums(known, known * self.labels)
             count = self.target.samples
-            entropies = np.asarray(-xp.log((count + 2 * sums) / count**2))
+            entropies = renyi.host(-xp.log((count + 2 * sums) / count**2))
         else:
             own, joint = self._slopes(known)
             sums = self._sums(known * own, known * self.labels * joint)
-            entropies = np.asarray(2 / self.target.samples * sums)
+            entropies = renyi.host(2 / self.target.samples * sums)
         found: Floats = (entropies[:, 0] - entropies[:, 1])[self.is_open]
         return found
 

@@ -16,16 +16,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
-from numpy.polynomial import Chebyshev
+from array_api_compat import array_namespace, to_device
 from numpy.typing import NDArray
-from scipy.sparse.linalg import eigsh
 
 from onnxprune.core.contracts import Floats
 
 Xp = Any  # an array of NumPy, PyTorch, CuPy, ...
 
 _TINY = 1e-300
+
+
+def host(array: Xp) -> NDArray[Any]:
+    """Return an array of any library and device as one of NumPy."""
+    return np.asarray(to_device(array, "cpu"))
 
 
 def squared_distances(values: Xp) -> Xp:
@@ -139,55 +142,3 @@ def slope(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -> 
         result[block] = (vectors * rates) @ xp.matrix_transpose(vectors)
         total += float(xp.sum(values**alpha))
     return result / total
-
-
-def low_rank_entropy(gram: Floats, alpha: float, rank: int) -> tuple[float, float]:
-    """Return S_a from the `rank` largest eigenvalues, and a bound of its error (Dong et al. 2023).
-
-    The rest of the trace is spread evenly over the other eigenvalues, which is the largest entropy
-    that it can have; that it sits in one eigenvalue no larger than the last known is the smallest.
-
-    Args:
-        gram: shape (N, N), unit diagonal.
-        alpha: order of the entropy.
-        rank: eigenvalues taken, below N.
-    """
-    count = len(gram)
-    top = np.clip(eigsh(gram / count, k=rank, which="LA", return_eigenvectors=False), 0.0, None)
-    rest = max(1.0 - float(top.sum()), 0.0)
-    even = np.full(count - rank, rest / (count - rank))
-    full, least = divmod(rest, float(top.min()) or 1.0)
-    packed = np.append(np.full(int(full), top.min()), least)
-    high = float(of_spectrum(np.concatenate([top, even]), alpha))
-    low = float(of_spectrum(np.concatenate([top, packed]), alpha))
-    return high, abs(high - low)
-
-
-def stochastic_entropy(
-    gram: Floats, alpha: float, *, probes: int = 32, degree: int = 40, seed: int = 0
-) -> tuple[float, float]:
-    """Return S_a by Hutchinson's trace estimate of A^a, and the standard error of the estimate.
-
-    A^a is applied to random signs as a Chebyshev series on [0, u], u the largest row sum of A
-    (Dong, Gong, Yu, Li 2022): products with A only, O(N^2 probes degree). The series' own error
-    falls like degree^(-2 alpha) and is not in the figure given.
-
-    Args:
-        gram: shape (N, N), unit diagonal.
-        alpha: order of the entropy, not 1.
-        probes: random vectors.
-        degree: of the series.
-        seed: of the vectors.
-    """
-    matrix = gram / len(gram)
-    top = float(np.abs(matrix).sum(axis=1).max())
-    series = Chebyshev.interpolate(lambda t: (top * (t + 1) / 2) ** alpha, degree).coef
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (len(gram), probes))
-    before, now = signs, 2 / top * (matrix @ signs) - signs
-    total = series[0] * before + series[1] * now
-    for factor in series[2:]:
-        before, now = now, 2 * (2 / top * (matrix @ now) - now) - before
-        total += factor * now
-    traces = (signs * total).sum(axis=0)
-    trace, spread = float(traces.mean()), float(traces.std(ddof=1) / np.sqrt(probes))
-    return float(np.log(trace) / (1 - alpha)), abs(spread / trace / (1 - alpha))

@@ -11,6 +11,7 @@ curve, made to fall. With kernels as wide as readers see (`_kernels`) these comp
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -19,15 +20,19 @@ from scipy.optimize import isotonic_regression
 
 from onnxprune.core.analysis import Group
 from onnxprune.core.contracts import CRITERIA, Evidence, Floats, Progress, Ranking, silent
+from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.stats import Maps
 
 from . import _cuts as cuts
-from ._kernels import About, Singles, Width, informative, log_kernels, maps_of, target_of
+from ._approximations import Method, estimator, refuse
+from ._arrays import Arrays, placing
+from ._kernels import About, Labels, Singles, Width, informative, log_kernels, maps_of, target_of
 from ._layers import layer_order
-from ._ordering import Ordering, Target, ordered
+from ._ordering import Ordering, ordered
 
 Conditioning = Literal["compact", "full", "layer"]
 _TIE = 1e-12  # nats
+_HELD = 2**30  # bytes of kernels kept from the first visit of groups to the second
 _SATURATED = 0.98  # of ln N: beyond, kernels tell all samples apart whatever the channels hold
 
 
@@ -56,30 +61,60 @@ class Cmi:
         mode: "paper" reads widths, labels and curves as the paper's code does; "robust" as measured
             to work.
         alpha: order of the Renyi entropy; None: 2, which is fastest, and 1.01 as "paper".
+        entropy: "exact", or approximated with its error shown: from the largest eigenvalues
+            ("low-rank") or by random vectors ("stochastic"); not at 2 and 3, which need neither.
+        eigenvalues, vectors: how many of them.
         width: of kernels; None: "readers", and "paper" as "paper".
+        labels: their kernel (see `target_of`); None: "indicator", and "rbf" as "paper".
         conditioning: on the maps kept in the neighbouring group cut before ("compact", eq. 8), in all
             groups cut before ("full", eq. 6), or on none ("layer").
         direction: cut groups from first to last, or both ways from the one that alone loses most.
         cut: how the curve is cut.
-        shortlist: candidates per step compared at `alpha`, best at alpha 2; 0: all.
+        xmeans: what X-means clusters; None: "values", and "indices" as "paper".
+        shortlist: candidates per step compared exactly, at most, best to first order; 0: all.
         target: what the maps shall tell about.
         tolerance: a cut may cost this share of answers; else the next larger candidate is taken.
+        arrays: what the order is computed with: "numpy", "torch", "cuda", or what is there ("auto").
     """
 
     mode: cuts.Mode = "robust"
     alpha: float | None = None
+    entropy: Method = "exact"
+    eigenvalues: int = 32
+    vectors: int = 32
     width: Width | None = None
+    labels: Labels | None = None
     conditioning: Conditioning = "compact"
     direction: Literal["both", "forward"] = "both"
     cut: Literal["scree", "x-means", "permutation"] = "scree"
+    xmeans: cuts.Over | None = None
     shortlist: int = 8
     target: About = "auto"
     tolerance: float = 0.01
+    arrays: Arrays = "auto"
 
     needs = frozenset({"maps", "moments", "streams"})
     comparable = True
     zero_is_least = True
     chooses = True
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            OnnxPruneError: naming the setting.
+        """
+        for name, least in (("eigenvalues", 1), ("vectors", 3), ("shortlist", 0)):
+            if (value := getattr(self, name)) < least:
+                raise OnnxPruneError(f"cmi:{name}={value}: expected {least} or more")
+        if not 0 < self.order < np.inf:
+            raise OnnxPruneError(f"cmi:alpha={self.alpha}: expected a number above 0")
+        refuse(self.entropy, self.order)
+
+    @property
+    def order(self) -> float:
+        """The order of the entropy."""
+        return (1.01 if self.mode == "paper" else 2.0) if self.alpha is None else self.alpha
 
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
         """Return one ranking per group; scores are the information lost with each unit, in nats."""
@@ -94,17 +129,22 @@ class _Run:
         self.groups = evidence.analysis.groups
         self.sequence = layer_order(evidence.analysis)
         self.maps: Maps = maps_of(evidence)
-        literal = settings.mode == "paper"
+        literal, self.alpha = settings.mode == "paper", settings.order
         self.width: Width = settings.width or ("paper" if literal else "readers")
-        self.alpha = settings.alpha or (1.01 if literal else 2.0)
-        self.target: Target = target_of(evidence, self.maps, settings.target, self.width)
+        self.xmeans: cuts.Over = settings.xmeans or ("indices" if literal else "values")
+        labels: Labels = settings.labels or ("rbf" if literal else "indicator")
+        target = target_of(evidence, self.maps, settings.target, self.width, labels)
+        estimate = estimator(settings.entropy, settings.eigenvalues, settings.vectors)
+        self.target = dataclasses.replace(target, estimate=estimate)
+        self.place = placing(settings.arrays, "cmi:arrays")
+        self.held: dict[int, Singles] = {}
         self.before = evidence.quality(_NONE) if evidence.quality else 1.0
         self.done = 0
 
     def layers(self) -> list[_Layer]:
         """Return the groups, ordered and cut, in the order of the analysis."""
         forward, backward = self.sequence, list[int]()
-        if self.settings.direction == "both" and self.settings.conditioning != "layer":
+        if self._twice:
             start = self._start()
             forward, backward = self.sequence[start:], self.sequence[:start][::-1]
         found: dict[int, _Layer] = {}
@@ -130,11 +170,11 @@ class _Run:
     def _layer(self, number: int, given: list[_Layer], cut: list[_Layer]) -> _Layer:
         """Order and cut one group, given the maps kept in others, with others cut already."""
         group = self.groups[number]
-        logs = log_kernels(group, self.evidence, self.maps, self.width)
+        logs = self._kernels(number)
         base = self._base(given)
         name = f"{number}-{'-'.join(str(len(layer.gone)) for layer in given)}-{len(cut)}"
         held = self.evidence.memo(f"cmi-{name}", lambda: _arrays(self._order(logs, base)))
-        ordering = Ordering(held["order"], held["joint"], held["filled"])
+        ordering = Ordering(held["order"], held["joint"], held["filled"], held["error"])
         candidates = self._candidates(logs, ordering, base)
         gone = np.concatenate([_NONE, *(layer.gone for layer in cut)])
         keep = self._chosen(group, ordering, candidates, gone)
@@ -145,9 +185,23 @@ class _Run:
         return _Layer(group, ordering, keep, kept, informative(logs), known)
 
     @property
+    def _twice(self) -> bool:
+        """Whether groups are ordered alone first, to find the start."""
+        return self.settings.direction == "both" and self.settings.conditioning != "layer"
+
+    @property
     def _total(self) -> int:
-        twice = self.settings.direction == "both" and self.settings.conditioning != "layer"
-        return len(self.groups) * (2 if twice else 1)
+        return len(self.groups) * (2 if self._twice else 1)
+
+    def _kernels(self, number: int) -> Singles:
+        """Return a group's kernels; held for a second visit while all held are few."""
+        if number in self.held:
+            return self.held.pop(number)
+        logs = log_kernels(self.groups[number], self.evidence, self.maps, self.width)
+        first = self._twice and self.done < len(self.groups)
+        if first and logs.nbytes + sum(held.nbytes for held in self.held.values()) <= _HELD:
+            self.held[number] = logs
+        return logs
 
     def _base(self, given: list[_Layer]) -> Floats | None:
         """Return the log kernel of the conditioning set; robust: as wide as that of one group."""
@@ -158,7 +212,11 @@ class _Run:
 
     def _order(self, logs: Singles, base: Floats | None) -> Ordering:
         found = ordered(
-            logs, self.target, base, alpha=self.alpha, shortlist=self.settings.shortlist
+            self.place(logs),
+            dataclasses.replace(self.target, log=self.place(self.target.log)),
+            None if base is None else self.place(base),
+            alpha=self.alpha,
+            shortlist=self.settings.shortlist,
         )
         # a map that is the same for all samples tells nothing, whatever rounding says
         silent_last = np.argsort(~informative(logs)[found.order], kind="stable")
@@ -170,7 +228,7 @@ class _Run:
         if self.settings.cut == "scree":
             return cuts.scree(curve, mode)
         if self.settings.cut == "x-means":
-            return cuts.x_means(curve, mode)
+            return cuts.x_means(curve, self.xmeans)
         return cuts.permutation(
             logs, ordering, self.target, base, alpha=self.alpha, seed=self.evidence.seed
         )
@@ -202,7 +260,8 @@ _NONE = np.empty(0, np.int64)
 
 
 def _arrays(ordering: Ordering) -> dict[str, NDArray[np.generic]]:
-    return {"order": ordering.order, "joint": ordering.joint, "filled": ordering.filled}
+    fields = dataclasses.fields(ordering)
+    return {field.name: getattr(ordering, field.name) for field in fields}
 
 
 def _ranking(layer: _Layer) -> Ranking:
@@ -216,20 +275,26 @@ def _ranking(layer: _Layer) -> Ranking:
     scores[~layer.tells] = 0.0
     keep = np.zeros(count, np.bool_)
     keep[order[: layer.keep]] = True
-    filled = layer.ordering.filled
-    notes: tuple[str, ...] = ()
-    if len(full := np.flatnonzero(filled > _SATURATED)):
-        notes = (
-            f"'{layer.group.name}': after {full[0] + 1} of {count} channels the kernels tell all samples "
-            "apart: the order of the rest says nothing",
-        )
     curves = {
         "cmi": curve,
         "joint": layer.ordering.joint,
-        "filled": filled,
+        "filled": layer.ordering.filled,
         "kept": np.array([float(layer.keep)]),
     }
-    return Ranking(scores, keep, curves, notes)
+    if layer.ordering.error.any():
+        curves["error"] = layer.ordering.error
+    return Ranking(scores, keep, curves, tuple(_notes(layer)))
+
+
+def _notes(layer: _Layer) -> Iterator[str]:
+    name, error = layer.group.name, float(layer.ordering.error.max())
+    if len(full := np.flatnonzero(layer.ordering.filled > _SATURATED)):
+        yield (
+            f"'{name}': after {full[0] + 1} of {len(layer.group)} channels the kernels tell all samples "
+            "apart: the order of the rest says nothing"
+        )
+    if error:
+        yield f"'{name}': entropies are approximate: information is off by up to about {error:.2g} nats"
 
 
 CRITERIA.register("cmi")(Cmi())
