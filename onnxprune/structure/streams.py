@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from onnx import ValueInfoProto
-
 from ..core.alignment import Point
 from ..core.analysis import Analysis
 from ..core.blocks import Block
 from ..core.depth import Level
+from ..core.padding import padding_masks
 from .flow import Flow
 
 
@@ -71,12 +70,9 @@ def streams(analysis: Analysis, blocks: Sequence[Block]) -> Streams:
     first = list(range(len(order)))  # the first point of each chain
     for start, end in sorted(ends):
         first[end] = min(first[start], first[end])
-    masks = {
-        i: _mask(analysis, flow, order[i])
-        for i in {first[i] for i in range(len(order)) if tokens[i]}
-    }
+    masks = padding_masks(analysis.graph)
     points = [
-        Point(name, True, masks[first[i]], 1 + first[i]) if tokens[i] else Point(name)
+        Point(name, True, masks.get(order[first[i]]), 1 + first[i]) if tokens[i] else Point(name)
         for i, name in enumerate(order)
     ]
     return Streams(tuple(points), ends)
@@ -105,28 +101,3 @@ def _convolves(analysis: Analysis, block: Block) -> bool:
     """Tell whether a block convolves over one axis: then its tensors are (samples, channels, length)."""
     linears = (analysis.records[i].linear for i in block.nodes)
     return any(linear is not None and len(linear.kernel) == 1 for linear in linears)
-
-
-def _mask(analysis: Analysis, flow: Flow, name: str) -> str | None:
-    """Return the input that tells tokens from padding where a chain begins, if there is one.
-
-    Its name holds "mask", and its axes, (samples, tokens), are those of all other inputs that lead there.
-    """
-    leading, waiting = {name}, [name]
-    while waiting:
-        maker = flow.maker.get(waiting.pop())
-        more = [] if maker is None else [n for n in flow.reads[maker] if n not in leading]
-        leading.update(more)
-        waiting += more
-    axes = {v.name: _axes(v) for v in analysis.graph.inputs}
-    fed = {axes[n][:2] for n in axes if n in leading and not _is_mask(n)}
-    return next((n for n in axes if _is_mask(n) and fed == {axes[n]}), None)
-
-
-def _is_mask(name: str) -> bool:
-    return "mask" in name.lower()
-
-
-def _axes(value: ValueInfoProto) -> tuple[str | int, ...]:
-    """Return the declared lengths of an input, by name where they are open."""
-    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
