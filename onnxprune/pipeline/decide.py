@@ -31,7 +31,7 @@ from .study import Subject
 
 Floats = NDArray[np.float64]
 
-_MEMORY = 2  # raise it when what criteria remember changes its meaning
+_MEMORY = 3  # raise it when what criteria remember changes its meaning
 
 
 @dataclasses.dataclass(frozen=True)
