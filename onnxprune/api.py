@@ -35,7 +35,17 @@ from .timing import run as benching
 from .timing.job import BenchRequest, numbers
 from .timing.run import BenchReport
 
-__all__ = ["bench", "evaluate", "inspect", "interface", "prune", "report", "score", "sparsify", "verify"]
+__all__ = [
+    "bench",
+    "evaluate",
+    "inspect",
+    "interface",
+    "prune",
+    "report",
+    "score",
+    "sparsify",
+    "verify",
+]
 
 P = ParamSpec("P")
 Request = TypeVar("Request")
