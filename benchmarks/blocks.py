@@ -36,9 +36,9 @@ import numpy as np  # noqa: E402  # after the threads are set
 import onnx  # noqa: E402
 
 from onnxprune.core.analysis import Analysis  # noqa: E402
-from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.core.blocks import Block  # noqa: E402
 from onnxprune.core.contracts import SURGERIES  # noqa: E402
+from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.core.errors import OnnxPruneError  # noqa: E402
 from onnxprune.core.graph import Array, Graph  # noqa: E402
 from onnxprune.discover import discover  # noqa: E402

@@ -34,8 +34,8 @@ import onnx  # noqa: E402
 
 from benchmarks import peers  # noqa: E402
 from onnxprune.core.analysis import Analysis  # noqa: E402
-from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.core.contracts import CRITERIA, SURGERIES, Evidence  # noqa: E402
+from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.core.errors import OnnxPruneError  # noqa: E402
 from onnxprune.core.graph import Graph  # noqa: E402
 from onnxprune.core.rules import OP_RULES  # noqa: E402

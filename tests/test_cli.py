@@ -76,7 +76,16 @@ CALLS: dict[str, tuple[list[str], set[str]]] = {
         {"models", "cells", "provider", "machine", "kernels", "notes"},
     ),
     "retrain": (
-        ["retrain", "small.onnx", "--teacher", "chain.onnx", "--data", "data.npz", "-o", "new.onnx"],
+        [
+            "retrain",
+            "small.onnx",
+            "--teacher",
+            "chain.onnx",
+            "--data",
+            "data.npz",
+            "-o",
+            "new.onnx",
+        ],
         {"steps", "resumed", "losses", "seconds"},
     ),
     "verify": (
