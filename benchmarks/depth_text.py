@@ -72,6 +72,8 @@ def ways() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the options of every prune, by name."""
     yield "half: reconstruction, sequential", {"macs": 0.5}
     yield "half: the same, uniform", {"macs": 0.5, "scope": "uniform"}
+    for ridge in (0.01, 0.1, 1.0):
+        yield f"half: the same, ridge {ridge}", {"macs": 0.5, "ridge": ridge}
     for criterion in ("l2", "random"):
         yield f"half: {criterion}, sequential", {"macs": 0.5, "criterion": criterion}
     yield "half: reconstruction, least-squares", {"macs": 0.5, "repair": "least-squares"}
