@@ -117,7 +117,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         found = list(rows(asked, Path(name)))
     errors = Table(
-        "network", "ms", "median error", "90 %", "if time fell as MACs", title="30 plans not seen"
+        "network",
+        "ms",
+        "median error",
+        "90 %",
+        "if time fell as MACs",
+        title=f"{asked.plans} plans not seen",
     )
     asks = Table(
         "network", "asked", "time", "MACs", "time at these MACs, widths of 8", "MACs / time"
