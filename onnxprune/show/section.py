@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
 from ..core.registry import Registry
-from ..plan import Plan, Scores
+from ..plan import Plan, RankedGroup, Scores
+from .charts import Figure, beside_each_other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,34 @@ class Section(Protocol):
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return the names that the template speaks of; None where there is nothing to show."""
         ...
+
+
+BLOCKS = """
+{% for name, charts in blocks %}
+{% if blocks | length > 1 %}<h3>{{ name }}</h3>{% endif %}
+{{ charts }}
+{% endfor %}
+"""  # what `charts_by_criterion` fills
+
+
+def charts_by_criterion(
+    documents: Documents, draw: Callable[[str, RankedGroup], Figure | None]
+) -> Mapping[str, Any] | None:
+    """Return small charts of groups for every criterion of every document that has some.
+
+    Args:
+        documents: what the report is of.
+        draw: makes the chart of one group, given its name; None where there is nothing to draw.
+    """
+    blocks = []
+    for name, scores in documents.scores.items():
+        names = [group.name for group in scores.groups]
+        for scored in scores.criteria:
+            drawn = (draw(*pair) for pair in zip(names, scored.groups, strict=True))
+            if figures := [figure for figure in drawn if figure is not None]:
+                label = f"{scored.label(scores.criteria)}, {name}"
+                blocks.append((label, beside_each_other(figures)))
+    return {"blocks": blocks} if blocks else None
 
 
 SECTIONS: Registry[Section] = Registry("section")

@@ -8,9 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...plan import RankedGroup, Scored
-from ..charts import Cut, Figure, beside_each_other, falling
-from ..section import SECTIONS, Documents
+from ...plan import RankedGroup
+from ..charts import Cut, Figure, falling
+from ..section import BLOCKS, SECTIONS, Documents, charts_by_criterion
 
 _CURVE = "cmi"
 
@@ -20,31 +20,21 @@ class Curves:
 
     place = 30
     title = "Conditional mutual information"
-    template = """
+    template = (
+        """
 <p>Channels in the order in which they were taken, each the one that tells most beside those before
 it. The curve is what all others still tell then, in nats; where it levels off, the rest goes.</p>
-{% for name, charts in blocks %}
-{% if blocks | length > 1 %}<h3>{{ name }}</h3>{% endif %}
-{{ charts }}
-{% endfor %}
 """
+        + BLOCKS
+    )
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return the charts of every criterion with curves."""
-        blocks = []
-        for name, scores in documents.scores.items():
-            for scored in scores.criteria:
-                names = [group.name for group in scores.groups]
-                if charts := _charts(names, scored):
-                    blocks.append(
-                        (f"{scored.label(scores.criteria)}, {name}", beside_each_other(charts))
-                    )
-        return {"blocks": blocks} if blocks else None
+        return charts_by_criterion(documents, _figure)
 
 
-def _charts(names: list[str], scored: Scored) -> list[Figure]:
-    pairs = zip(names, scored.groups, strict=True)
-    return [Figure(name, partial(_chart, name, r)) for name, r in pairs if r.curves.get(_CURVE)]
+def _figure(name: str, ranked: RankedGroup) -> Figure | None:
+    return Figure(name, partial(_chart, name, ranked)) if ranked.curves.get(_CURVE) else None
 
 
 def _chart(name: str, ranked: RankedGroup) -> Markup:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ...plan import RankedGroup, Scored
-from ..charts import Figure, beside_each_other, stems
-from ..section import SECTIONS, Documents
+from ...plan import RankedGroup
+from ..charts import Figure, stems
+from ..section import BLOCKS, SECTIONS, Documents, charts_by_criterion
 
 _CURVES = ("rise", "bound", "order")
 
@@ -21,35 +21,27 @@ class Tests:
 
     place = 35
     title = "Tests of nodes (TERC)"
-    template = """
+    template = (
+        """
 <p>Nodes in the order in which they were tested, least informative first. A stem is how much the loss of
 predicting the next layer rises without the node, as a share of what predicting the mean costs, on a
 logarithmic scale; the line is what it must exceed for the node to stay.</p>
 <ul class="legend"><li class="keeps"><svg width="16" height="16" aria-hidden="true"><path d="M8 1v14" stroke="currentColor" stroke-width="4"/></svg>stays</li>
 <li class="fixed"><svg width="16" height="16" aria-hidden="true"><path d="M8 1v14" stroke="currentColor" stroke-width="4"/></svg>goes</li>
 <li class="limit"><svg width="16" height="16" aria-hidden="true"><path d="M0 8h16" stroke="currentColor" stroke-width="2"/></svg>bound</li></ul>
-{% for name, charts in blocks %}
-{% if blocks | length > 1 %}<h3>{{ name }}</h3>{% endif %}
-{{ charts }}
-{% endfor %}
 """
+        + BLOCKS
+    )
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return the charts of every criterion with tests."""
-        blocks = []
-        for name, scores in documents.scores.items():
-            for scored in scores.criteria:
-                names = [group.name for group in scores.groups]
-                if charts := _charts(names, scored):
-                    blocks.append(
-                        (f"{scored.label(scores.criteria)}, {name}", beside_each_other(charts))
-                    )
-        return {"blocks": blocks} if blocks else None
+        return charts_by_criterion(documents, _figure)
 
 
-def _charts(names: list[str], scored: Scored) -> list[Figure]:
-    pairs = zip(names, scored.groups, strict=True)
-    return [Figure(n, partial(_chart, n, r), _said(r)) for n, r in pairs if _tested(r)]
+def _figure(name: str, ranked: RankedGroup) -> Figure | None:
+    if not _tested(ranked):
+        return None
+    return Figure(name, partial(_chart, name, ranked), _said(ranked))
 
 
 def _tested(ranked: RankedGroup) -> bool:
