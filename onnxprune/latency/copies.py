@@ -21,6 +21,7 @@ from ..selection.budget import Options
 from ..selection.widths import allowed_widths
 from ..timing.job import put_runner
 from ..timing.result import Result, read_result
+from ..timing.run import macs_by_name
 from ..timing.target import Target, run_here, run_there
 from ..timing.why import Profiled
 from .model import Observed
@@ -95,7 +96,7 @@ def observed(
     result = read_result(text, names)
     lengths = [cost.lengths(), *(cost.lengths(mask.removed) for mask in masks)]
     ratios, milliseconds = _ratios(result)
-    macs = dict.fromkeys(_working(cost), 1.0)
+    macs = macs_by_name(cost)
     kernels = [
         _shares(Profiled(graph, macs, times), ratio)
         for graph, times, ratio in zip([original, *cut], result.profiles, ratios, strict=True)
@@ -145,11 +146,6 @@ def _ratios(result: Result) -> tuple[list[float], float]:
         ratios.append(float(np.median(rounds[:, 1] / rounds[:, 0])))
         originals.append(float(np.median(rounds[:, 0])))
     return ratios, float(np.median(originals))
-
-
-def _working(cost: CostModel) -> list[str]:
-    nodes = cost.analysis.graph.nodes
-    return [nodes[number].name or nodes[number].output[0] for number in cost.mac_nodes]
 
 
 def _shares(profile: Profiled, ratio: float) -> dict[str, float]:

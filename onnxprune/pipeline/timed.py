@@ -34,6 +34,7 @@ from .study import Subject
 COPIES = 16  # cut copies that the fit is made from
 _CLOSE = 0.03  # how far the measured time may be from the one asked for
 _ROUNDS = 3
+_ALMOST_ALL = 0.999  # the largest share of the time that is aimed at
 _SECONDS = 3.0  # for what is written
 _FORMAT = 1  # raise it when what is remembered changes its meaning
 
@@ -113,9 +114,6 @@ def timed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
         selection={**decision.selection, "times": plain(times)},
         notes=(*decision.notes, *_notes(request, times)),
     )
-
-
-_ALMOST_ALL = 0.999
 
 
 def _setting(request: PruneRequest) -> Setting:
