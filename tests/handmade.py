@@ -14,7 +14,7 @@ from onnxprune.core.graph import Graph
 from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import prove
 from onnxprune.structure.dependency import analyse
-from tests.strategies import random_mask
+from tests.examples import random_mask
 
 Array = npt.NDArray[Any]
 MOVED = 1e-3  # what a removal has to change the outputs by, relatively, for a proof to mean much

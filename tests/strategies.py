@@ -7,49 +7,30 @@ random company in `tests.property.growing`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx.defs
 from onnx import (
     ModelProto,
     NodeProto,
-    TensorProto,
     ValueInfoProto,
     helper,
     numpy_helper,
-    parser,
-    printer,
 )
 
-from onnxprune.core.analysis import Analysis, Mask
 from onnxprune.core.errors import ModelError
-from onnxprune.core.rules import OP_RULES, Example, OpRule
+from onnxprune.core.rules import OP_RULES, Example
 from onnxprune.core.runtime import Session
 from onnxprune.discover import discover
-
-Array = npt.NDArray[Any]
-Float = type[np.float32] | type[np.float16] | type[np.float64]
+from tests.expansion import Array, Expansion, Float, UnfitError
 
 discover()
 
-_PLACEHOLDER = re.compile(r"\{(\w+?)(?::([^{}]*))?\}")
-_LENGTH = re.compile(r"(\d*)([CHW])(?:([/+-])(\d+))?")
-_ATTRIBUTE = re.compile(r"=(\d*[CHW](?:[/+-]\d+)?)(?=[,>])")
 BATCH = 3  # of the values that shapes are read from; no example writes this length
 _LARGEST_VALUE = 12288  # elements
 _LARGEST_WEIGHT = 1 << 16  # elements
 _LOUDEST = 1e3
-
-# How ONNX text spells the type that graphs compute in, where examples say float.
-_SPELLED: dict[Float, tuple[int, str]] = {
-    np.float32: (TensorProto.FLOAT, "float["),
-    np.float16: (TensorProto.FLOAT16, "float16["),
-    np.float64: (TensorProto.DOUBLE, "double["),
-}
 
 # Graph inputs by rank of the stream: name, shape (names are symbolic).
 _SOURCES: dict[int, tuple[str, list[str | int]]] = {
@@ -78,10 +59,6 @@ _POINTWISE = (
 # depends on the input; and what reads each of its elements.
 _TABLE = "{t1} = ReduceMax<keepdims=0>({x})\n{t2} = Tanh({t1})\n{y} = Mul({t2}, {b:shape})"
 _TABLE_HEAD = "{t1} = Reshape({x}, {i:[1,-1]})\n{y} = MatMul({t1}, {w:size,2})"
-
-
-class UnfitError(Exception):
-    """An example does not fit a stream: a shape is refused, or values leave the sane range."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +91,8 @@ class Stream:
 
     def lengths(self) -> dict[str, int]:
         """What the letters of an example's lengths stand for."""
+        if self.rank not in RANKS:
+            return {}
         space = {"H": self.shape[2], "W": self.shape[3]} if self.rank == 4 else {}
         return {"C": self.channels, **space}
 
@@ -209,7 +188,7 @@ class Growth:
         """
         if "{x2}" in example.text and x2 is None:
             x2 = self.twin(x)
-        expansion = _Expansion(self, x, x2)
+        expansion = Expansion(self, x, x2)
         nodes = expansion.nodes(example.text)
         inputs = [x] if x2 is None else [x, x2]
         made = self._append(nodes, expansion.weights, inputs, loudest)
@@ -248,7 +227,7 @@ class Growth:
         else:
             raise UnfitError(f"values of type {value.dtype}")
         source = self.source(4)
-        expansion = _Expansion(self, source, None)
+        expansion = Expansion(self, source, None)
         nodes = expansion.nodes(text)
         scale = 2.0 if value.dtype == np.bool_ else 1.0
         weights = {f"given{expansion.suffix}": np.asarray(scale * value, self.dtype)}
@@ -283,80 +262,6 @@ class Growth:
 def _info(stream: Stream, shape: list[str | int] | list[int] | list[None]) -> ValueInfoProto:
     dtype = helper.np_dtype_to_tensor_dtype(stream.value.dtype)
     return helper.make_tensor_value_info(stream.name, dtype, shape)
-
-
-class _Expansion:
-    """The nodes and constants that one example becomes."""
-
-    def __init__(self, growth: Growth, x: Stream, x2: Stream | None) -> None:
-        self.growth, self.rng, self.suffix = growth, growth.rng, f"_{len(growth.steps)}"
-        self.streams = {"x": x.name, "x2": "" if x2 is None else x2.name}
-        self.lengths = x.lengths() if x.rank in RANKS else {}
-        self.weights: dict[str, Array] = {}
-
-    def nodes(self, text: str) -> list[NodeProto]:
-        """Expand the text; `weights` is filled."""
-        code, spelled = _SPELLED[self.growth.dtype]
-        text = text.replace("Cast<to=1>", f"Cast<to={code}>").replace("float[", spelled)
-        text = _ATTRIBUTE.sub(lambda m: f"={self._length(m[1])}", text)
-        body = _PLACEHOLDER.sub(self._named, text)
-        try:
-            return list(parser.parse_graph(f"g () => () {{\n{body}\n}}").node)
-        except parser.ParseError as error:  # no floating-point literals in half precision
-            raise UnfitError(str(error)) from error
-
-    def _named(self, match: re.Match[str]) -> str:
-        key, written = match[1], match[2]
-        if written is None:
-            return self.streams.get(key) or f"{key}{self.suffix}"
-        name = f"{key}{self.suffix}_{len(self.weights)}"
-        value = self._constant(key, written)
-        if self.growth.shared and self.rng.random() < self.growth.shared:
-            alike = [n for n, w in self.growth.weights.items() if _alike(n, w, key, value)]
-            if alike:
-                chosen = alike[int(self.rng.integers(len(alike)))]
-                self.weights[chosen] = self.growth.weights[chosen]
-                return chosen
-        self.weights[name] = value
-        return name
-
-    def _constant(self, key: str, written: str) -> Array:
-        items = [item for item in written.strip("[]").split(",") if item]
-        if key in {"i", "f", "u"}:
-            dtype = {"i": np.int64, "f": self.growth.dtype, "u": np.uint8}[key]
-            values = [float(t) if key == "f" else self._length(t) for t in items]
-            return np.array(values if written.startswith("[") else values[0], dtype)
-        shape = tuple(self._length(item) for item in items)
-        noise: Array = np.asarray(self.rng.standard_normal(shape))
-        if key == "z":
-            return np.asarray(np.clip(128 + 30 * noise, 0, 255), np.uint8)
-        if key == "o":
-            return np.full(shape, 128, np.uint8)
-        if key == "k":
-            return np.asarray(300 * noise, np.int32)
-        if key in {"v", "q"}:
-            noise = (0.5 + np.abs(noise)) * (1 if key == "v" else 0.02)
-        if key == "s":
-            noise = 1 + 0.4 * noise
-        if key == "w":
-            noise = noise / np.sqrt(max(1, noise.size // max(shape, default=1)))
-        return np.asarray(noise, self.growth.dtype)
-
-    def _length(self, text: str) -> int:
-        match = _LENGTH.fullmatch(text.strip())
-        if match is None:
-            return int(text)
-        times, letter, sign, number = match.groups()
-        base = int(times or 1) * self.lengths[letter]
-        if sign == "/" and base % int(number):
-            raise UnfitError(f"{base} is no multiple of {number}")
-        steps = {None: base, "/": base // int(number or 1), "+": base + int(number or 0)}
-        return steps.get(sign, base - int(number or 0))
-
-
-def _alike(name: str, weight: Array, key: str, value: Array) -> bool:
-    """Whether a weight can stand for one of random values: same use and shape."""
-    return key in "wbsv" and name.startswith(f"{key}_") and weight.shape == value.shape
 
 
 def _is_there(node: NodeProto, opset: int) -> bool:
@@ -418,94 +323,3 @@ def _model(
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
     version = helper.find_min_ir_version_for(imports[:1])
     return helper.make_model(graph, opset_imports=imports, ir_version=version)
-
-
-# A rule for some op types, under an example and an opset at which the example is valid.
-CASES: list[tuple[OpRule, Example, int]] = [
-    (rule, example, opset)
-    for rule in OP_RULES.all()
-    for example in rule.examples
-    for opset in example.opsets
-]
-
-
-def example_growth(
-    example: Example, opset: int, *, seed: int = 0, channels: int = 8, table: bool = False
-) -> Growth:
-    """The example on a linear operator of the graph input, or on tables of weights; its step is last.
-
-    Raises:
-        UnfitError: if onnxruntime refuses it.
-    """
-    growth = Growth(seed, opset)
-    x = growth.source(example.rank)
-    if table:
-        x = growth.table((*x.shape[:-1], channels) if x.rank < 4 else (BATCH, channels, 8, 8))
-    else:
-        x = growth.produce(x, channels)
-    growth.grow(example, x)
-    return growth
-
-
-def isolated(growth: Growth, node: NodeProto, *, weights_too: bool) -> Growth:
-    """The node by itself: operands made of tables, each of its own; its step is last.
-
-    Args:
-        growth: where the node is, with values of what it reads.
-        node: one of its nodes.
-        weights_too: whether random weights become computed operands as well.
-
-    Raises:
-        UnfitError: if there is no such graph.
-    """
-    alone = Growth([0, 5], growth.opset)
-    copy, held, weights = NodeProto(), [], {}
-    copy.CopyFrom(node)
-    for slot, name in enumerate(node.input):
-        value = growth.weights.get(name, growth.values.get(name))
-        if value is None:
-            continue
-        drawn = name[0] in "wbsmvqzo" and name in growth.weights
-        steers = value.size == 1 or value.dtype.kind == "i"  # lengths, indices, scalars
-        if steers or (name in growth.weights and not (weights_too and drawn)):
-            copy.input[slot] = f"{name}_{slot}"
-            weights[copy.input[slot]] = value
-        else:
-            held.append(alone.holding(value))
-            copy.input[slot] = held[-1].name
-    for slot, name in enumerate(node.output):
-        copy.output[slot] = name and f"{name}_alone"
-    alone._append([copy], weights, held or [alone.source(4)], np.inf)
-    return alone
-
-
-def example_model(example: Example, opset: int, *, seed: int = 0, channels: int = 8) -> ModelProto:
-    """Graph input, linear operator, the example, heads."""
-    return example_growth(example, opset, seed=seed, channels=channels).model()
-
-
-def random_units(
-    analysis: Analysis, rng: np.random.Generator, ratio: float
-) -> npt.NDArray[np.int64]:
-    """A random share of the units of every group, thinned until no axis is emptied."""
-    chosen = [
-        rng.choice(g.units, max(1, int(len(g) * ratio)), replace=False) for g in analysis.groups
-    ]
-    units = rng.permutation(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
-    while analysis.mask(units).emptied():
-        units = units[: -max(1, len(units) // 20)]
-    return units
-
-
-def random_mask(analysis: Analysis, rng: np.random.Generator, ratio: float) -> Mask:
-    """The mask of `random_units`."""
-    return analysis.mask(random_units(analysis, rng, ratio))
-
-
-def text_of(model: ModelProto) -> str:
-    """The model as ONNX text, without the values of its weights, for a failing case."""
-    bare = ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.initializer[:]
-    shapes = (f"{t.name} {list(t.dims)}" for t in model.graph.initializer)
-    return f"{printer.to_text(bare)}\n# weights: {', '.join(shapes)}"

@@ -30,8 +30,8 @@ from onnxprune.plan.recheck import verify
 from onnxprune.proof.prove import prove
 from onnxprune.structure.blocks import find_blocks
 from onnxprune.structure.dependency import analyse
+from tests.examples import random_mask
 from tests.handmade import examined, handmade
-from tests.strategies import random_mask
 from tests.streams import (
     FEED_FORWARD,
     FUSED,

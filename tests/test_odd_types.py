@@ -17,8 +17,8 @@ from onnxprune.core.runtime import Session
 from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import prove, relative_gap
 from onnxprune.structure.dependency import analyse
+from tests.examples import random_mask
 from tests.handmade import examined, handmade, ints, members, proved
-from tests.strategies import random_mask
 
 REST = """
     k = MatMul(u, w5)

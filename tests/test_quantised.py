@@ -21,7 +21,7 @@ from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.oracle import masked_graph
 from onnxprune.proof.prove import QUANTISED_TOLERANCE, TOLERANCE, Proof, is_quantised, prove
 from onnxprune.structure.dependency import analyse
-from tests.strategies import example_model, random_mask
+from tests.examples import example_model, random_mask
 
 # Measured: 0 for integers alone (processors without VNNI saturate sums of pairs of int8 products),
 # 6e-3 where float sums lie between roundings, 1e-7 where only the range is one.

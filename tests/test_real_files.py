@@ -13,7 +13,7 @@ from onnxprune.core.graph import Graph
 from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import prove
 from onnxprune.structure.dependency import analyse
-from tests.strategies import random_mask
+from tests.examples import random_mask
 
 SECONDS = 5.0  # for the analysis; half a second is usual
 MOVED = 0.01

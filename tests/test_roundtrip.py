@@ -14,8 +14,8 @@ from onnxprune.core.runtime import Session
 from onnxprune.core.surgeon import Surgeon
 from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.structure.dependency import analyse
+from tests.examples import random_mask
 from tests.handmade import handmade, ints, proved
-from tests.strategies import random_mask
 
 CHAIN = """(float[N,3,8,8] u) => (float[N,2,8,8] y) {
     a = Conv(u, w1, b1)

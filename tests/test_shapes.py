@@ -12,8 +12,8 @@ from onnxprune.core.input_shapes import input_shapes
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import infer
 from onnxprune.passes.surgery.channels import remove_channels
+from tests.examples import random_mask
 from tests.handmade import examined, handmade, ints, members, proved
-from tests.strategies import random_mask
 
 
 def test_the_root_of_a_head_size_is_frozen() -> None:

@@ -24,8 +24,8 @@ from onnxprune.proof.prove import (
     relative_gap,
 )
 from onnxprune.structure.dependency import analyse
+from tests.examples import random_mask
 from tests.handmade import handmade, ints, proved
-from tests.strategies import random_mask
 
 
 def chain() -> ModelProto:

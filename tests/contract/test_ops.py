@@ -21,7 +21,7 @@ from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import TOLERANCE, prove
 from onnxprune.structure.dependency import analyse
 from onnxprune.structure.normal import normalise
-from tests.strategies import CASES, example_model, random_mask, text_of
+from tests.examples import CASES, example_model, random_mask, text_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "rules.txt"
 UPDATE = "ONNXPRUNE_UPDATE_GOLDEN"

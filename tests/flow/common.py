@@ -10,8 +10,8 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxprune.core.scopes import bodies
 from onnxprune.passes.surgery.channels import remove_channels
+from tests.examples import random_mask
 from tests.handmade import examined, handmade
-from tests.strategies import random_mask
 
 
 def half(model: ModelProto, ratio: float = 0.5) -> ModelProto:

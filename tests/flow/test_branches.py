@@ -11,9 +11,9 @@ from onnxprune.core.runtime import Session
 from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import prove
 from onnxprune.structure.dependency import analyse
+from tests.examples import random_mask
 from tests.flow.common import CHOICE, branches, choice, half, reasons
 from tests.handmade import examined, handmade, ints, members, proved
-from tests.strategies import random_mask
 
 
 def test_both_branches_are_seen_through() -> None:

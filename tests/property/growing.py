@@ -19,7 +19,9 @@ from onnxprune.core.analysis import Analysis
 from onnxprune.core.errors import ModelError
 from onnxprune.core.rules import OP_RULES, Example, OpRule
 from onnxprune.core.runtime import Session
-from tests.strategies import BATCH, RANKS, Float, Growth, Stream, UnfitError, random_units
+from tests.examples import random_units
+from tests.expansion import Float, UnfitError
+from tests.strategies import BATCH, RANKS, Growth, Stream
 
 T = TypeVar("T")
 Rng = np.random.Generator

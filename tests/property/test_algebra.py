@@ -22,8 +22,8 @@ from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import other_sizes, prove, relative_gap
 from onnxprune.structure.dependency import analyse
 from onnxprune.structure.normal import normalise
+from tests.examples import random_mask, random_units
 from tests.property.growing import random_model
-from tests.strategies import random_mask, random_units
 
 SEEDS = range(1000, 1040)
 ROUNDING = 1e-5  # the same sums over the same numbers; onnxruntime blocks them by length

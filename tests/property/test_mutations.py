@@ -25,7 +25,7 @@ from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import prove
 from onnxprune.structure.dependency import analyse
 from onnxprune.structure.interface import _Opening
-from tests.strategies import example_model, random_mask
+from tests.examples import example_model, random_mask
 
 Patch = pytest.MonkeyPatch
 Change = Callable[[NodeView], None]

@@ -12,9 +12,9 @@ import pytest
 from onnxprune.core.graph import Graph
 from onnxprune.core.rules import OpRule
 from onnxprune.proof.prove import TOLERANCE
+from tests.examples import text_of
 from tests.property.growing import RULES, random_model
 from tests.property.turns import Turn, chosen_mask, name_of, spoken_for, turn
-from tests.strategies import text_of
 
 ROUNDS = 2  # graphs grown around each rule, and proved
 MOST_ROUNDS = 8  # grown until something is cut at its nodes

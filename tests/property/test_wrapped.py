@@ -16,8 +16,8 @@ from onnxprune.core.scopes import captured_names, rename
 from onnxprune.passes.surgery.channels import remove_channels
 from onnxprune.proof.prove import TOLERANCE, prove
 from onnxprune.structure.dependency import analyse
+from tests.examples import text_of
 from tests.property.growing import random_model, some_units
-from tests.strategies import text_of
 
 SEEDS, PER_TEST = 8, 8
 MOVED = 0.5  # share of graphs whose outputs the removal changes; else the comparison proves little

@@ -17,7 +17,7 @@ from onnxprune.core.rules import OP_RULES, Example, OpRule
 from onnxprune.torch import from_onnx, to_onnx
 from onnxprune.torch.operators import TORCH_OPS
 from onnxprune.torch.refused import REFUSED
-from tests.strategies import CASES, example_model
+from tests.examples import CASES, example_model
 from tests.torch.compare import Feeds, called, drawn, gap, outputs_of
 
 TIGHT = 2e-5  # of the largest value: float32, sums in another order

@@ -17,8 +17,8 @@ from onnxprune.core.runtime import Session
 from onnxprune.files.store import load
 from onnxprune.structure.dependency import analyse
 from onnxprune.structure.unlock import unlocks
+from tests.examples import random_mask
 from tests.handmade import handmade
-from tests.strategies import random_mask
 from tests.unlock.common import (
     LAYERS,
     MLP,
