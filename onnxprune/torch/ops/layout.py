@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..operators import Ints, Number, torch_op
-from .linear import around
 from .unary import scalar
+from .windows import around
 
 
 @torch_op("Reshape")

@@ -9,43 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..operators import Ints, Learned, torch_op
-
-
-def same_pads(
-    sizes: Sequence[int],
-    spans: Sequence[int],
-    strides: Sequence[int],
-    auto_pad: str,
-    pads: Sequence[int] | None,
-) -> tuple[list[int], list[int]]:
-    """Return pads before and after each spatial axis.
-
-    Args:
-        sizes: of the input, one per spatial axis.
-        spans: positions that a kernel covers, holes included.
-        strides: of the kernel.
-        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
-        pads: begins, then ends; used with NOTSET.
-    """
-    if not auto_pad.startswith("SAME"):
-        given = list(pads or [0] * 2 * len(sizes)) if auto_pad == "NOTSET" else [0] * 2 * len(sizes)
-        return given[: len(sizes)], given[len(sizes) :]
-    total = [
-        max(0, ((size - 1) // stride) * stride + span - size)
-        for size, span, stride in zip(sizes, spans, strides, strict=True)
-    ]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (small, large) if auto_pad == "SAME_UPPER" else (large, small)
-
-
-def around(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Return pads as PyTorch lists them: last axis first, before and after."""
-    return [n for pair in zip(reversed(begins), reversed(ends), strict=True) for n in pair]
-
-
-def spans(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """Return how many positions a kernel covers along each axis, holes included."""
-    return [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+from .windows import around, same_pads, spans, windows
 
 
 @torch_op("Conv", ignores=("kernel_shape",))
@@ -61,13 +25,11 @@ def conv(
     strides: Ints | None = None,
 ) -> Tensor:
     """y[n,o] = sum_i x[n,i] * w[o,i] + b[o] over windows of any number of spatial axes."""
-    rank = x.ndim - 2
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    span = spans(w.shape[2:], dilations)
-    before, after = same_pads(x.shape[2:], span, strides, auto_pad, pads)
-    if before != after:
-        x, before = F.pad(x, around(before, after)), [0] * rank
-    return torch.convolution(x, w, b, strides, before, dilations, False, [0] * rank, group)
+    by = windows(x, w.shape[2:], auto_pad, dilations, pads, strides)
+    before, none = by.before, [0] * (x.ndim - 2)
+    if before != by.after:
+        x, before = F.pad(x, around(before, by.after)), none
+    return torch.convolution(x, w, b, by.strides, before, by.dilations, False, none, group)
 
 
 @torch_op("ConvTranspose", ignores=("kernel_shape",))

@@ -11,25 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..operators import Ints, torch_op
-from .linear import around, same_pads, spans
+from .windows import Windows, around, windows
 
 _MAX: tuple[Any, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
-
-
-def _overhang(
-    sizes: Sequence[int], span: Sequence[int], strides: Sequence[int], before: Sequence[int],
-    after: Sequence[int],
-) -> list[int]:  # fmt: skip
-    """Return how far the last window reaches beyond the pads, if lengths are rounded up.
-
-    A window that would begin beyond the input and the pads in front is left out.
-    """
-    found = []
-    for size, width, stride, a, b in zip(sizes, span, strides, before, after, strict=True):
-        count = -(-(size + a + b - width) // stride) + 1
-        count -= (count - 1) * stride >= size + a
-        found.append(max(0, (count - 1) * stride + width - size - a - b))
-    return found
 
 
 @torch_op("MaxPool", ignores=("storage_order",))
@@ -45,27 +29,22 @@ def max_pool(
 ) -> Tensor:
     """Y is the largest value of each window."""
     rank = x.ndim - 2
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    span = spans(kernel_shape, dilations)
-    before, after = same_pads(x.shape[2:], span, strides, auto_pad, pads)
-    if ceil_mode:
-        extra = _overhang(x.shape[2:], span, strides, before, after)
-        after = [a + e for a, e in zip(after, extra, strict=True)]
-    if before != after or any(2 * a > k for a, k in zip(before, kernel_shape, strict=True)):
+    by = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode)
+    before, ends = by.before, by.ends
+    if before != ends or any(2 * a > k for a, k in zip(before, kernel_shape, strict=True)):
         least = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-        x, before = F.pad(x, around(before, after), value=least), [0] * rank
-    y: Tensor = _MAX[rank - 1](x, kernel_shape, strides, before, dilations)
+        x, before = F.pad(x, around(before, ends), value=least), [0] * rank
+    y: Tensor = _MAX[rank - 1](x, kernel_shape, by.strides, before, by.dilations)
     return y
 
 
-def _window_sums(
-    x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> Tensor:
-    """Return the sum of each window."""
+def _window_sums(x: Tensor, kernel: Sequence[int], by: Windows) -> Tensor:
+    """Return the sum of each window; pads are there already."""
     rank = x.ndim - 2
     ones = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
     flat = x.reshape(-1, 1, *x.shape[2:])
-    sums = torch.convolution(flat, ones, None, strides, [0] * rank, dilations, False, [0] * rank, 1)
+    none = [0] * rank
+    sums = torch.convolution(flat, ones, None, by.strides, none, by.dilations, False, none, 1)
     return sums.reshape(*x.shape[:2], *sums.shape[2:])
 
 
@@ -83,25 +62,16 @@ def average_pool(
 ) -> Tensor:
     """Y is the mean of each window, over what is inside, or over the pads as well."""
     rank = x.ndim - 2
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    span = spans(kernel_shape, dilations)
-    before, after = same_pads(x.shape[2:], span, strides, auto_pad, pads)
-    extra = [0] * rank
-    if ceil_mode:
-        extra = _overhang(x.shape[2:], span, strides, before, after)
-    plain = not (any(before) or any(after) or any(extra))
-    if plain and span == list(kernel_shape):
-        mean: Tensor = _MEAN[rank - 1](x, kernel_shape, strides)
+    by = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode)
+    if not any((*by.before, *by.ends)) and set(by.dilations) == {1}:
+        mean: Tensor = _MEAN[rank - 1](x, kernel_shape, by.strides)
         return mean
-    ends = [a + e for a, e in zip(after, extra, strict=True)]
-    inside = torch.ones_like(x[:1, :1])
-    if count_include_pad:
-        inside = F.pad(inside, around(before, after), value=1.0)
-        inside = F.pad(inside, around([0] * rank, extra))
-    else:
-        inside = F.pad(inside, around(before, ends))
-    sums = _window_sums(F.pad(x, around(before, ends)), kernel_shape, strides, dilations)
-    return sums / _window_sums(inside, kernel_shape, strides, dilations)
+    counted = F.pad(
+        torch.ones_like(x[:1, :1]), around(by.before, by.after), value=float(count_include_pad)
+    )
+    counted = F.pad(counted, around([0] * rank, by.beyond))
+    sums = _window_sums(F.pad(x, around(by.before, by.ends)), kernel_shape, by)
+    return sums / _window_sums(counted, kernel_shape, by)
 
 
 _MEAN: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -120,15 +90,9 @@ def lp_pool(
     strides: Ints | None = None,
 ) -> Tensor:
     """Y is the p-norm of each window."""
-    rank = x.ndim - 2
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    span = spans(kernel_shape, dilations)
-    before, after = same_pads(x.shape[2:], span, strides, auto_pad, pads)
-    if ceil_mode:
-        extra = _overhang(x.shape[2:], span, strides, before, after)
-        after = [a + e for a, e in zip(after, extra, strict=True)]
-    powers = F.pad(x.abs() ** p, around(before, after))
-    return _window_sums(powers, kernel_shape, strides, dilations) ** (1 / p)
+    by = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode)
+    powers = F.pad(x.abs() ** p, around(by.before, by.ends))
+    return _window_sums(powers, kernel_shape, by) ** (1 / p)
 
 
 def _space(x: Tensor) -> list[int]:
