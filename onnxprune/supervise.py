@@ -7,6 +7,7 @@ rest, the command line is two processes, and the one that speaks last has never 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 
 _CRASHED = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def supervised(work: Callable[[], int]) -> int:
@@ -25,8 +27,9 @@ def supervised(work: Callable[[], int]) -> int:
         return work()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
+        _end_with(parent)
         _leave(work)
     code = _wait(child)
     if code >= 0:
@@ -44,6 +47,13 @@ def supervised(work: Callable[[], int]) -> int:
         f"{why}; nothing was written, check that the file is valid\n"
     )
     return _CRASHED
+
+
+def _end_with(parent: int) -> None:
+    """Let this process be killed when its parent is, so that no work goes on that nobody sees."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # which ended before that was said
+        os._exit(_CRASHED)
 
 
 def _leave(work: Callable[[], int]) -> None:

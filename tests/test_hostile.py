@@ -126,3 +126,16 @@ def test_being_ended_is_no_crash() -> None:
     done = run(code)
 
     assert (done.returncode, done.stderr) == (143, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the work has a process of its own")
+def test_who_kills_the_command_kills_the_work() -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "from onnxprune.supervise import supervised\n"
+        "supervised(lambda: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(900)))"
+    )
+
+    done = run(code)  # returns when the last of both has closed the pipe
+
+    assert done.returncode == -signal.SIGKILL
