@@ -8,7 +8,7 @@ op.evaluate("small.onnx", {"images": images}, reference="model.onnx")
 op.verify("small.onnx", "small.plan.json", original="model.onnx")
 """
 
-from .api import bench, evaluate, inspect, interface, prune, report, score, sparsify, verify
+from .api import bench, evaluate, inspect, interface, prune, report, score, sparsify, sweep, verify
 from .core.errors import (
     BudgetError,
     DataError,
@@ -33,5 +33,6 @@ __all__ = [
     "report",
     "score",
     "sparsify",
+    "sweep",
     "verify",
 ]

@@ -18,6 +18,7 @@ from .measure.evaluate import evaluate as measure
 from .pipeline import run as pipeline
 from .pipeline import score as scoring
 from .pipeline import sparse as zeros
+from .pipeline import sweep as sweeping
 from .pipeline.request import PruneRequest
 from .pipeline.samples import Data, open_samples
 from .pipeline.score import ScoreRequest
@@ -44,6 +45,7 @@ __all__ = [
     "report",
     "score",
     "sparsify",
+    "sweep",
     "verify",
 ]
 
@@ -74,6 +76,11 @@ prune = _carried_out(
     PruneRequest,
     pipeline.prune,
     'Prune a model: `prune("in.onnx", "out.onnx", data={"images": array}, macs=0.5)`.',
+)
+sweep = _carried_out(
+    PruneRequest,
+    sweeping.sweep,
+    'Prune under several budgets: `sweep("in.onnx", "folder", data={"images": array}, sweep="0.6,0.4")`.',
 )
 score = _carried_out(
     ScoreRequest,

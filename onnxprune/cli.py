@@ -30,6 +30,7 @@ from .discover import discover
 from .doctor import doctor as examine
 from .doctor import render as doctor_report
 from .show import render
+from .show.frontier_text import frontier_report
 from .show.overview_text import group_report, overview_report
 from .show.screen import Screen
 from .show.sparse_text import sparse_report
@@ -92,8 +93,10 @@ def prune(
     by: opt.By = "macs",
     confidence: opt.Confidence = 0.95,
     trials: opt.Trials = 7,
+    sweep: opt.Sweep = None,
+    bench: opt.Bench = False,
     judge: opt.Judge = None,
-    judge_samples: opt.JudgeSamples = 4096,
+    judge_samples: opt.JudgeSamples = None,
     drop_block: opt.DropBlock = None,
     depth: opt.Depth = None,
     blocks: opt.BlockCount = None,
@@ -125,11 +128,15 @@ def prune(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
 ) -> None:
-    """Remove channels from a model until it meets a budget, or as many as lose no more than allowed."""
+    """Remove channels until a model meets a budget (--sweep: several), or as many as lose little enough."""
     asked = _given(locals())
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        report = api.prune(**asked, verify=not no_verify, progress=screen.progress)
-        screen.show(report, render.prune_report(report, every=verbose > 0))
+        if sweep is not None:
+            swept = api.sweep(**asked, verify=not no_verify, progress=screen.progress)
+            screen.show(swept, frontier_report(swept))
+        else:
+            report = api.prune(**asked, verify=not no_verify, progress=screen.progress)
+            screen.show(report, render.prune_report(report, every=verbose > 0))
 
 
 @app.command()

@@ -87,7 +87,24 @@ Metric = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
-By = Annotated[str, typer.Option(help="Make least: macs, params or size.", rich_help_panel=_SEARCH)]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        help="Make several files: shares of --by that may remain, 0.8,0.6,0.4, or how many, 8.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Bench = Annotated[
+    bool,
+    typer.Option("--bench", help="Time all files of a sweep.", rich_help_panel=_SEARCH),
+]
+By = Annotated[
+    str,
+    typer.Option(
+        help="Make least, or sweep over: macs, params or size; a sweep also latency.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 Confidence = Annotated[
     float,
     typer.Option(
@@ -100,14 +117,17 @@ Trials = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
-        help="Samples that judge, best such as the model was not trained on; default: those of "
+        help="Samples to compare on, best such as the model was not trained on; default: those of "
         "--data beyond --samples.",
         metavar="DATA",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=_DATA,
     ),
 ]
 JudgeSamples = Annotated[
-    int, typer.Option(help="Judge by at most so many samples.", rich_help_panel=_SEARCH)
+    int | None,
+    typer.Option(
+        help="Compare on at most so many; default 512, for --max-drop 4096.", rich_help_panel=_DATA
+    ),
 ]
 
 _DATA_HELP = "Inputs: .npz or .npy files, a folder of images, module:function, or random."

@@ -61,8 +61,10 @@ class Decision:
     repaired: Graph | None = None
 
 
-def decide(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
-    """Choose what goes, or read it from a plan.
+def decide(
+    request: PruneRequest, subject: Subject, clock: Clock, known: Ranked | None = None
+) -> Decision:
+    """Choose what goes, or read it from a plan; `known`: by a ranking that was made already.
 
     Raises:
         BudgetError: if the budget is out of reach, before any sample was run.
@@ -79,7 +81,7 @@ def decide(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
         return _blocks_alone(request, subject)
     if budget is not None:
         check(subject.cost, budget, request.options)
-    return chosen(request, subject, ranked(request, subject, clock), budget, clock)
+    return chosen(request, subject, known or ranked(request, subject, clock), budget, clock)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,16 +11,18 @@ from typing import Any, Literal, get_args
 from ..core.configured import configured
 from ..core.contracts import CRITERIA, REPAIRS, Criterion, Progress, Repair, silent
 from ..core.depth import DEPTH, DepthScore
-from ..core.errors import BudgetError, DataError, OnnxPruneError
+from ..core.errors import BudgetError, OnnxPruneError
 from ..discover import discover
 from ..measure.drop import Metric, read_share
 from ..providers import provider_named
 from ..selection.budget import Budget, Normalise, Options, Scope
 from ..structure.unlock import Positions, Unlock, unlocks
 from .samples import Data
+from .searching import check_search, read_sweep
 
-By = Literal["macs", "params", "size"]
+By = Literal["macs", "params", "size", "latency"]
 _BUDGETS = ("macs", "params", "size", "ratio", "latency")
+_ASKING = (*_BUDGETS, "max_drop", "sweep")  # one of them
 _DECIDING = ("criterion", "unlock", "drop_block", "depth")  # which a plan does
 _CHOICES = {"scope": Scope, "normalise": Normalise, "metric": Metric, "by": By}
 _LEAST = {
@@ -33,8 +35,6 @@ _LEAST = {
     "threads": 0,
 }
 _FULL_VECTOR = 16  # channels
-_MOST_TRIALS = 20  # a millionth of the way
-_SEARCHING = ("metric", "by", "confidence", "trials", "judge", "judge_samples")  # --max-drop only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class PruneRequest:
     Attributes:
         model: the ONNX file.
         output: where the pruned file goes; None: beside the input, as `<name>.pruned.onnx`. The plan
-            goes beside it: `x.onnx` has `x.plan.json`.
+            goes beside it: `x.onnx` has `x.plan.json`. Of a sweep, the folder for all of that; None:
+            `<name>.sweep`.
         data: sample inputs: a `--data` text, a mapping of arrays, an iterable of mappings, samples.
         preprocess: image preprocessing, as the `--preprocess` text or a mapping.
         labels: key of the data's labels, for accuracy.
@@ -59,15 +60,19 @@ class PruneRequest:
         metric: what the drop is of: "accuracy" (share of right answers, needs labels), "agreement" (share
             of the original's answers) or "error" (relative output error); None: accuracy with labels,
             else agreement.
-        by: what the search makes least: "macs", "params" or "size".
-        confidence: that the true drop is within the limit, judged on samples that nothing else has
-            seen; 0.5 takes the drop on those samples as it is.
+        by: what the search makes least, or the sweep is over: "macs", "params" or "size"; a sweep
+            also "latency".
+        confidence: that the true drop is within the limit (of a sweep: that all are within theirs),
+            judged on samples that nothing else has seen; 0.5 takes the drop on those as it is.
         trials: at most so many compressions are tried: the result is within 1 / 2^trials of the
             largest that would hold.
-        judge: samples that judge each trial, written as `data`; None: those of `data` beyond
+        sweep: in place of a budget: several, for `onnxprune.sweep`: the shares of `by` that may
+            remain, as "0.8,0.6" or numbers, or how many, spread evenly down to the least reachable.
+        bench: time all files of a sweep side by side, at its end.
+        judge: samples that compare with the original, written as `data`; None: those of `data` beyond
             `samples`. Best are samples that the model was not trained on: on those it was, it
             answers with more margin, and loses less.
-        judge_samples: at most so many.
+        judge_samples: at most so many; None: 512, for a search 4096.
         drop_block: names or patterns of blocks (see `inspect`) that are left out whole, before
             channels are chosen; without a budget nothing else goes. Scores and repair look at what
             remains without them.
@@ -116,8 +121,10 @@ class PruneRequest:
     by: By = "macs"
     confidence: float = 0.95
     trials: int = 7
+    sweep: str | float | tuple[float, ...] | None = None
+    bench: bool = False
     judge: Data | None = None
-    judge_samples: int = 4096
+    judge_samples: int | None = None
     drop_block: tuple[str, ...] | str = ()
     depth: str | None = None
     blocks: float | str | None = None
@@ -156,16 +163,16 @@ class PruneRequest:
                 raise OnnxPruneError(f"--{name} '{value}': expected one of {', '.join(known)}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not value >= least:
+            if value is not None and not value >= least:
                 option = name.replace("_", "-")
                 raise OnnxPruneError(f"--{option} {value}: expected at least {least}")
-        given = [name for name in (*_BUDGETS, "max_drop") if getattr(self, name) is not None]
+        given = [name for name in _ASKING if getattr(self, name) is not None]
         decided = [*given, *(n for n in _DECIDING if getattr(self, n))]
         if self.plan is not None and decided:
             first = decided[0].replace("_", "-")
             raise BudgetError(f"--plan decides what goes: leave out --{first}")
         _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
-        self._check_search()
+        check_search(self)
         self._check_depth()
         self._check_latency()
         if self.only_lists and self.criterion is not None:
@@ -176,13 +183,13 @@ class PruneRequest:
         if not self.needs_budget <= len(given) <= 1:
             found = " and ".join(f"--{name.replace('_', '-')}" for name in given) or "none"
             raise BudgetError(
-                "expected one budget of --macs, --params, --size, --ratio, --latency, or --max-drop, "
-                f"found {found}"
+                "expected one budget of --macs, --params, --size, --ratio, --latency, or --max-drop or "
+                f"--sweep, found {found}"
             )
 
     def _check_latency(self) -> None:
         """Refuse what makes no sense of a budget in time."""
-        if self.latency is None:
+        if not self.by_time:
             for name, given in (("target", self.device), ("threads", self.threads)):
                 if given:
                     raise OnnxPruneError(f"--{name} is of use with --latency only: leave it out")
@@ -239,27 +246,6 @@ class PruneRequest:
             )
         return value
 
-    def _check_search(self) -> None:
-        """Refuse what makes no sense of a search."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        if self.max_drop is None:
-            for name in _SEARCHING:
-                if getattr(self, name) != defaults[name]:
-                    option = name.replace("_", "-")
-                    raise OnnxPruneError(f"--{option} is of use with --max-drop only: leave it out")
-            return
-        _ = self.allowed
-        if self.data is None:
-            raise DataError("--max-drop needs samples to judge by: give --data")
-        if not 0.5 <= self.confidence < 1:
-            raise OnnxPruneError(
-                f"--confidence {self.confidence}: expected from 0.5 (as measured) to below 1"
-            )
-        if self.trials > _MOST_TRIALS:
-            raise OnnxPruneError(f"--trials {self.trials}: expected at most {_MOST_TRIALS}")
-        if self.metric == "accuracy" and self.labels is None:
-            raise DataError("--metric accuracy needs --labels: name them, or choose agreement")
-
     @property
     def allowed(self) -> float:
         """The drop that a search may come to, as a share."""
@@ -268,7 +254,22 @@ class PruneRequest:
     @property
     def bounded(self) -> bool:
         """Whether something other than the criterion says how much goes."""
-        return self.budget is not None or self.max_drop is not None
+        return self.budget is not None or self.max_drop is not None or self.sweep is not None
+
+    @property
+    def shares(self) -> int | tuple[float, ...]:
+        """The shares of a sweep, most first, or how many."""
+        return () if self.sweep is None else read_sweep(self.sweep)
+
+    @property
+    def benched(self) -> bool:
+        """Whether the files of a sweep are timed side by side."""
+        return self.bench or (self.sweep is not None and self.by == "latency")
+
+    @property
+    def by_time(self) -> bool:
+        """Whether time is the budget."""
+        return self.latency is not None or self.by == "latency"
 
     @property
     def budget(self) -> Budget | None:
@@ -307,7 +308,7 @@ class PruneRequest:
     def options(self) -> Options:
         """How widths are chosen."""
         keep = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
-        usual = Options.round_to if self.latency is None else _FULL_VECTOR
+        usual = _FULL_VECTOR if self.by_time else Options.round_to
         step = usual if self.round_to is None else self.round_to
         return Options(self.scope, step, self.floor, keep, self.normalise)
 
@@ -330,12 +331,10 @@ class PruneRequest:
 
     @property
     def target(self) -> Path:
-        """Where the pruned file goes."""
-        source = Path(self.model)
+        """Where the pruned file goes; of a sweep, the folder."""
+        source, kind = Path(self.model), "pruned.onnx" if self.sweep is None else "sweep"
         return (
-            source.with_name(f"{source.stem}.pruned.onnx")
-            if self.output is None
-            else Path(self.output)
+            source.with_name(f"{source.stem}.{kind}") if self.output is None else Path(self.output)
         )
 
     @property

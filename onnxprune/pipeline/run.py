@@ -9,12 +9,13 @@ everything has succeeded; then model and plan appear together.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.contracts import SURGERIES
-from ..core.errors import UnknownOperatorError
+from ..core.errors import OnnxPruneError, UnknownOperatorError
 from ..core.external import INLINE_LIMIT, weight_bytes
 from ..core.graph import Graph
 from ..core.interface import interface_of
@@ -58,26 +59,53 @@ def prune(request: PruneRequest) -> PruneReport:
     Raises:
         OnnxPruneError: whatever the user can mend, in one line; then nothing was written.
     """
+    if request.sweep is not None:
+        raise OnnxPruneError("a sweep makes several files: call `onnxprune.sweep`")
     clock = Clock(request.progress)
     subject = study(request, clock)
-    decision = _deciding(request)(request, subject, clock)
+    decision = deciding(request)(request, subject, clock)
     if request.dry_run:
         write_plan(_plan(request, subject, decision), request.plan_target)
         return _report(request, subject, decision, clock)
+    made = carried_out(request, subject, decision, clock)
+    evaluation, times = _compare(request, subject, decision, made.graph, clock)
+    files = write(request, subject, made, clock)
+    written = [file for file in files if file != request.plan_target.resolve()]
+    return _report(request, subject, decision, clock, written, made.proof, evaluation, times)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A pruned model: repaired, with the proof that was made before that, and its plan."""
+
+    graph: Graph
+    proof: Proof | None
+    plan: Plan
+
+
+def carried_out(request: PruneRequest, subject: Subject, decision: Decision, clock: Clock) -> Made:
+    """Cut, prove, repair and check what was decided.
+
+    Raises:
+        ProofError: if something else changed, too.
+    """
     pruned, proof = _cut(request, subject, decision, clock)
     repaired = repair(request, subject, decision, pruned, clock)
-    evaluation, times = _compare(request, subject, decision, repaired, clock)
-    plan = _plan(request, subject, decision, pruned, proof)
+    with clock("check"):
+        check_model(repaired, like=subject.graph)
+    return Made(repaired, proof, _plan(request, subject, decision, pruned, proof))
+
+
+def write(request: PruneRequest, subject: Subject, made: Made, clock: Clock) -> tuple[Path, ...]:
+    """Write model and plan, both or none; return the files."""
     with clock("write"):
-        files = save(
-            repaired, request.target, overwrite=request.overwrite, original=subject.path,
-            beside={request.plan_target: to_json(plan).encode()},
+        return save(
+            made.graph, request.target, overwrite=request.overwrite, original=subject.path,
+            beside={request.plan_target: to_json(made.plan).encode()},
         )  # fmt: skip
-    written = [file for file in files if file != request.plan_target.resolve()]
-    return _report(request, subject, decision, clock, written, proof, evaluation, times)
 
 
-def _deciding(request: PruneRequest) -> Callable[[PruneRequest, Subject, Clock], Decision]:
+def deciding(request: PruneRequest) -> Callable[..., Decision]:
     """Return what decides: a search where there is one, else a single choice."""
     if request.max_drop is not None:
         return guarded
@@ -108,12 +136,11 @@ def _cut(
 def _compare(
     request: PruneRequest, subject: Subject, decision: Decision, repaired: Graph, clock: Clock
 ) -> tuple[Evaluation | None, Latency | None]:
-    """Check and load the result again; compare both models on samples that no step has seen; time them.
+    """Load the result again; compare both models on samples that no step has seen; time them.
 
     Two models that are too large for a message are not held in memory side by side.
     """
     with clock("check"):
-        check_model(repaired, like=subject.graph)
         if weight_bytes(subject.graph) > INLINE_LIMIT:
             if request.verify:
                 Session(repaired, optimise=False, provider=request.provider)

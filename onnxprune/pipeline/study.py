@@ -28,6 +28,7 @@ from .samples import Data, open_samples
 
 _CHECKED_AT_ONCE = 64  # samples
 _HELD_OUT = 512  # samples: enough to see an agreement to half a percent
+_JUDGES = 4096  # of a search: enough to show a drop of a tenth of a percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +139,19 @@ def _split(
             raise DataError(f"--labels '{request.labels}' needs --data")
         return None, None
     own = request.judge is None  # what is held out is of the same data
-    spare = _HELD_OUT if request.max_drop is None else request.judge_samples
+    spare = request.judge_samples or (_HELD_OUT if request.max_drop is None else _JUDGES)
     samples = _opened(request, graph, analysis, request.data, request.samples + own * spare)
     step = samples.batch or 1
     if request.judge is not None:
-        judges = _opened(request, graph, analysis, request.judge, request.judge_samples)
+        judges = _opened(request, graph, analysis, request.judge, spare)
         _refuse_without_labels(request, judges)
         return samples.part(0, max(request.samples // step, 1) * step), judges
     _refuse_without_labels(request, samples)
-    if request.max_drop is None:
-        held_out = min(_HELD_OUT, samples.count // 4) // step * step
+    if request.max_drop is None and request.judge_samples is None:
+        held_out = min(spare, samples.count // 4) // step * step
     else:  # whatever calibration leaves, at least half, is there to judge by
         left = samples.count - min(request.samples, samples.count // 2)
-        held_out = min(request.judge_samples, left) // step * step
+        held_out = min(spare, left) // step * step
     count = min(max(request.samples // step, 1) * step, samples.count - held_out)
     return samples.part(0, count), samples.part(count, count + held_out) if held_out else None
 

@@ -26,7 +26,7 @@ from ..proof.example import instance_of
 from ..selection.budget import Budget
 from ..show.report import plain
 from ..timing.target import Target
-from .decide import Decision, chosen, ranked
+from .decide import Decision, Ranked, chosen, ranked
 from .memory import Memory
 from .request import PruneRequest
 from .study import Subject
@@ -73,8 +73,10 @@ class Times:
     chosen: int
 
 
-def timed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
-    """Choose what goes so that what remains takes the time asked for.
+def timed(
+    request: PruneRequest, subject: Subject, clock: Clock, known: Ranked | None = None
+) -> Decision:
+    """Choose what goes so that what remains takes the time asked for; `known` as in `decide`.
 
     Raises:
         BudgetError: if no widths do, or the model is too large to be timed in copies.
@@ -87,7 +89,7 @@ def timed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
         model = _fitted(request, subject, setting)
     constants = model.constants * model.milliseconds
     subject = dataclasses.replace(subject, cost=subject.cost.with_latency(model.rows, constants))
-    known = ranked(request, subject, clock)
+    known = known or ranked(request, subject, clock)
     wanted = _share(request, model)
     rounds, decisions, aim = list[Round](), list[Decision](), wanted
     while len(rounds) < _ROUNDS:
