@@ -18,7 +18,15 @@ from onnxprune.cli import main
 from onnxprune.measure.drop import bound
 from onnxprune.pipeline.searching import read_sweep
 from onnxprune.pipeline.sweep import SweepReport
-from onnxprune.plan import Frontier, ModelId, Point, PointTime, read_frontier, to_json, with_dominated
+from onnxprune.plan import (
+    Frontier,
+    ModelId,
+    Point,
+    PointTime,
+    read_frontier,
+    to_json,
+    with_dominated,
+)
 
 OPTIONS = "--samples 64 --judge-samples 200 --criterion l1"
 
