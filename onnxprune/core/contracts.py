@@ -227,6 +227,7 @@ class Calibration:
         positions: positions kept per sample and channel, for maps.
         points: whose activations are compared with each other.
         pairs: of those, by number: between which the way is measured.
+        labels: key of the data's labels, for losses; None: there are none.
     """
 
     shapes: Mapping[str, Shape]
@@ -237,6 +238,7 @@ class Calibration:
     positions: int = 1024
     points: tuple[Point, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
+    labels: str | None = None
 
 
 class Fold(Protocol):

@@ -131,6 +131,35 @@ class Contributions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gradients:
+    """First derivatives of the loss (see `onnxprune.torch.objective`) where the model stands.
+
+    Attributes:
+        weights: initializer -> float32, its shape: dL/dw, mean over samples. Learned ones only.
+        gates: (tensor, axis) -> float32, shape (N, C): per sample and channel the sum over positions
+            of x dL/dx, which is the derivative by a gate that multiplies the channel.
+    """
+
+    weights: dict[str, NDArray[np.float32]]
+    gates: dict[tuple[str, int], NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """Products with the Hessian H of the mean loss, over a fixed set of samples.
+
+    Attributes:
+        gradient: initializer -> float32, its shape: g, over the same samples.
+        along_gradient: H g.
+        along_weights: H t, where t sums the weights of all units: each as often as units own it.
+    """
+
+    gradient: dict[str, NDArray[np.float32]]
+    along_gradient: dict[str, NDArray[np.float32]]
+    along_weights: dict[str, NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Statistics:
     """Everything one streaming run kept.
 
@@ -145,6 +174,10 @@ class Statistics:
         alignment: between points of the model; None unless asked for.
         shifts: between pairs of them; None unless asked for.
         contributions: by index of the linear operator's node; None unless asked for.
+        gradients: of weights and channels; None unless asked for.
+        squares: initializer -> float32, its shape: mean of the squared gradients of single samples;
+            None unless asked for.
+        curvature: products with the Hessian; None unless asked for.
     """
 
     samples: int
@@ -157,3 +190,6 @@ class Statistics:
     alignment: Alignment | None = None
     shifts: Shifts | None = None
     contributions: dict[int, Contributions] | None = None
+    gradients: Gradients | None = None
+    squares: dict[str, NDArray[np.float32]] | None = None
+    curvature: Curvature | None = None

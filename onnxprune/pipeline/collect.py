@@ -34,6 +34,7 @@ def collect(
     batch: int | None = None,
     points: tuple[Point, ...] = (),
     pairs: tuple[tuple[int, int], ...] = (),
+    labels: str | None = None,
     provider: str = "CPUExecutionProvider",
     seed: int = 0,
     progress: Progress = silent,
@@ -53,6 +54,7 @@ def collect(
         batch: samples per run; None chooses by the size of what is read.
         points: compared for "cka" (in blocks of consecutive samples: their order counts there).
         pairs: of those, by number, for "shifts".
+        labels: key of the data's labels, for "gradients" and the like.
         provider: onnxruntime execution provider.
         seed: of the output positions.
         progress: called after each run.
@@ -65,21 +67,19 @@ def collect(
     if samples.count == 0:
         raise DataError("there are no samples to calibrate on: give at least one")
     count = samples.batch or 1
-    settings = Calibration(
-        _shapes(analysis, samples, count), count, rows, widest, points=points, pairs=pairs
-    )
+    shapes = _shapes(analysis, samples, count)
+    settings = Calibration(shapes, count, rows, widest, points=points, pairs=pairs, labels=labels)
     folds = [COLLECTORS[name].start(analysis, settings) for name in sorted(set(needs))]
     size = batch or _batch(folds, settings, count)
     steps = stream(
-        analysis.graph, [fold.probes for fold in folds], samples,
-        batch=size, provider=provider, seed=seed, progress=progress, what="calibrating",
+        analysis.graph, [fold.probes for fold in folds], samples, batch=size, provider=provider,
+        seed=seed, progress=progress, what="calibrating",
     )  # fmt: skip
     with blas_threads(analysis), np.errstate(all="ignore"):  # what is not finite is refused below
         for step in steps:
             for fold in folds:
                 fold.add(step.values, step.keys)
-    statistics = Statistics(samples.count, {}, {}, {}, random=samples.random)
-    with np.errstate(all="ignore"):
+        statistics = Statistics(samples.count, {}, {}, {}, random=samples.random)
         for fold in folds:
             statistics = fold.finish(statistics)
     _refuse_not_finite(analysis, statistics)

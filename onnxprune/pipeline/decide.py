@@ -241,14 +241,14 @@ def gathered(
 ) -> Evidence:
     """Run the model over the calibration samples, once, for what criterion and repair read."""
     statistics: Statistics | None = None
-    if subject.calibration is not None and needs:
-        with clock("calibrate"):
-            statistics = collect(
-                subject.analysis, subject.calibration, needs, rows=request.rows,
-                provider=request.provider, seed=request.seed, progress=request.progress,
-            )  # fmt: skip
     samples = subject.calibration
     known = request.labels if samples is not None and request.labels in samples.extra else None
+    if samples is not None and needs:
+        with clock("calibrate"):
+            statistics = collect(
+                subject.analysis, samples, needs, rows=request.rows, labels=known,
+                provider=request.provider, seed=request.seed, progress=request.progress,
+            )  # fmt: skip
     return Evidence(subject.analysis, statistics, request.seed, known)
 
 

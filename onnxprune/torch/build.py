@@ -70,7 +70,12 @@ class Builder:
     def input(self, name: str) -> Traced:
         """Enter an input of the graph."""
         self._inputs.append(self.graph.placeholder(identifier(name)))
-        return Traced(self._inputs[-1])
+        return self.traced(self._inputs[-1], name)
+
+    def traced(self, node: fx.Node, name: str, form: Form = Form.TENSOR) -> Traced:
+        """Return a result of the graph; its node remembers which tensor of the file it is."""
+        node.meta["tensor"] = name
+        return Traced(node, form)
 
     @property
     def like(self) -> fx.Node | None:

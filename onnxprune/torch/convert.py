@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from ..core.errors import ModelError, first_line
 from ..core.graph import Graph
 from . import ops as ops  # registers all operators
-from .build import Builder, Constant, Traced, Value, identifier
+from .build import Builder, Constant, Value, identifier
 from .learned import may_be, wanted
 from .operators import HOST_OPS, TORCH_OPS, Form, Kind, Operator, refusal
 from .source import constants, source
@@ -37,7 +37,8 @@ def from_onnx(model: ModelProto | Graph | Path | str) -> fx.GraphModule:
     under their own names; where a module cannot have a name it is changed, and
     `module.meta["initializers"]` maps the one to the other. Small weights that the exporter merged
     are parameters of their own; large shared matrices stay tied. Nodes of the graph are named as
-    the tensors of the file. BatchNormalization and Dropout follow `train()` and `eval()`.
+    the tensors of the file, whose names are in `node.meta["tensor"]`. BatchNormalization and Dropout
+    follow `train()` and `eval()`.
 
     Raises:
         ModelError: in one line, if an operator is not carried to PyTorch; names the node.
@@ -84,12 +85,12 @@ class _Conversion:
                 return
         made = self._called(node, operator, operands, attributes)
         if not operator.several:
-            self.values[node.output[0]] = Traced(made, form)
+            self.values[node.output[0]] = self.builder.traced(made, node.output[0], form)
             return
         for place, name in enumerate(node.output):
             if name:
                 part = self.builder.graph.call_function(python.getitem, (made, place))
-                self.values[name] = Traced(part)
+                self.values[name] = self.builder.traced(part, name)
 
     def _operator(self, node: NodeProto, operands: Sequence[Value | None]) -> tuple[Operator, Form]:
         """Return what computes a node, on numbers of Python if all operands are such, and the form."""

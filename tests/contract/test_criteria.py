@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,11 @@ def evidence(graph: Graph, criterion: Criterion) -> Evidence:
         batch, *shape = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
         arrays[value.name] = rng.standard_normal((48, *shape)).astype(np.float32)
     samples = Samples(48, lambda a, b: {n: v[a:b] for n, v in arrays.items()}, batch=batch or None)
-    return Evidence(analysis, collect(analysis, samples, criterion.needs, rows=16))
+    try:
+        return Evidence(analysis, collect(analysis, samples, criterion.needs, rows=16))
+    except OnnxPruneError as error:
+        skip_without_torch(error)
+        raise
 
 
 @cache
@@ -58,7 +63,14 @@ def scores(name: str, facts: Evidence) -> list[Floats]:
     except OnnxPruneError as error:
         if name in REFUSING and "BatchNormalization" in str(error):
             pytest.skip(str(error))
+        skip_without_torch(error)
         raise
+
+
+def skip_without_torch(error: OnnxPruneError) -> None:
+    """Skip what only PyTorch can score, where it is not installed."""
+    if find_spec("torch") is None and "need" in str(error) and "PyTorch" in str(error):
+        pytest.skip(str(error))
 
 
 def edited(facts: Evidence, group: Group, edit: Callable[[Array, Ints], Array]) -> Graph:
