@@ -24,7 +24,8 @@ from tests.networks import NETWORKS, bottlenecks
 
 discover()
 EVERYTHING = tuple(COLLECTORS)
-KEPT = {"maps", "summaries", "contributions"}  # hold what samples gave, as they say
+# hold what samples gave, as they say
+KEPT = {"maps", "summaries", "contributions", "gradients", "curvature"}
 each_network = pytest.mark.parametrize("name", list(NETWORKS))
 
 
