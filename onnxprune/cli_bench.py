@@ -9,6 +9,8 @@ import typer
 
 from . import api
 from . import options as opt
+from .core.errors import OnnxPruneError
+from .plan.document import write_document
 from .show.screen import Screen
 from .show.timing import bench_report
 from .timing.run import BenchReport
@@ -73,8 +75,15 @@ TargetFile = Annotated[
 ]
 
 
+BenchOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write what was found for `report`.", metavar="FILE"),
+]
+
+
 def bench(
     models: Compared,
+    output: BenchOutput = None,
     data: opt.DataText = None,
     preprocess: opt.Preprocess = None,
     batch: Batches = "1",
@@ -93,6 +102,10 @@ def bench(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Time models side by side, here or on another machine, and say what holds the time up."""
+    if output is not None and bundle is not None:
+        raise OnnxPruneError("--bundle measures nothing here: leave out --output")
+    if output is not None and not output.parent.is_dir():
+        raise OnnxPruneError(f"cannot write '{output}': there is no folder '{output.parent}'")
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
         found = api.bench(
             *models, data=data, preprocess=preprocess, batches=batch, threads=threads, provider=provider,
@@ -100,6 +113,8 @@ def bench(
             profile=not no_profile, target=target, bundle=bundle, result=result,
             progress=screen.progress,
         )  # fmt: skip
+        if output is not None and isinstance(found, BenchReport):
+            write_document(found, output)
         screen.show(
             found, bench_report(found) if isinstance(found, BenchReport) else f"wrote {found}"
         )

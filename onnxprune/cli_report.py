@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from . import api
 from . import options as opt
 from .show.scores_text import scores_report
@@ -40,13 +38,14 @@ def score(
 
 def report(
     files: opt.Documents,
-    output: opt.PageOutput = Path("report.html"),
+    output: opt.PageOutput = None,
+    md: opt.Markdown = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
 ) -> None:
-    """Write one page of plans and scores: figures, widths, curves with their cuts, tests, settings."""
+    """Write one page of plans, scores, frontiers and times: figures, proof, widths, curves, settings."""
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
         screen.progress("report", 0, 0)
-        written = api.report(*files, output=output)
+        written = api.report(*files, output=output, markdown=md)
         screen.show({"page": written}, f"wrote {written}")

@@ -318,6 +318,14 @@ ScoresOutput = Annotated[
 ]
 Documents = Annotated[
     list[Path],
-    typer.Argument(help="Plans of `prune` and scores of `score`.", metavar="FILE..."),
+    typer.Argument(
+        help="Plans and frontiers of `prune`, scores of `score`, times of `bench -o`.",
+        metavar="FILE...",
+    ),
 ]
-PageOutput = Annotated[Path, typer.Option("--output", "-o", help="The page.")]
+PageOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The page; default report.html or report.md.")
+]
+Markdown = Annotated[
+    bool, typer.Option("--md", help="Write the main tables as Markdown, for a pull request.")
+]

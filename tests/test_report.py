@@ -25,7 +25,7 @@ from onnxprune.show.section import SECTIONS, Documents
 from tests.networks import NETWORKS
 from tests.test_html import _LARGEST, ATTACK, _Elements, browser, operated, show, title_of
 
-__all__ = ["browser"]  # a fixture
+__all__ = ["browser", "made"]  # fixtures
 
 MIPP = "mipp:tolerance=0.05"
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue, TypeAdapter
 
 from ..core.faces import FaceKind
+from ..structure.rest import FrozenView
 from ..structure.unlock import Unlock
 from .document import STRICT, read_document, write_document
 
@@ -232,7 +233,10 @@ class PlannedFace:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A prune, complete enough to repeat it, to re-apply it and to explain it."""
+    """A prune, complete enough to repeat it, to re-apply it and to explain it.
+
+    `frozen` and `opaque` are weights and nodes that could not go, by reason, some of them by name.
+    """
 
     __pydantic_config__ = STRICT  # a misspelt key is an error, not a default
 
@@ -249,6 +253,8 @@ class Plan:
     blocks: tuple[PlannedBlock, ...] = ()
     depth: PlannedDepth | None = None
     interface: tuple[PlannedFace, ...] = ()
+    frozen: tuple[FrozenView, ...] = ()
+    opaque: tuple[FrozenView, ...] = ()
     figures: dict[str, Change] = dataclasses.field(default_factory=dict)
     proof: dict[str, float] | None = None
     format: int = FORMAT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from ..core.analysis import Mask
 from ..core.graph import Graph, data_type_name
 from ..core.interface import interface_of
 from ..core.runtime import installed_wheels
+from ..structure.rest import FrozenView, frozen_weights, opaque_nodes
 from ..structure.sites import first_readers, made_by, module, site
 from .file import (
     INDEX_TYPES,
@@ -37,6 +39,7 @@ from .reapply import removed_units
 
 Floats = NDArray[np.float64]
 
+_NAMED = 8  # places that cannot be pruned, of one reason
 _SHOWN = 64  # numbers: larger constants are not shown as edits
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")  # layer1.0.conv1.weight
 _PLAIN = {AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.INTS, AttributeProto.FLOATS}
@@ -95,9 +98,16 @@ def plan_of(
         blocks=() if depth is None else tuple(_blocks(depth)),
         depth=chosen,
         interface=faces_of(mask),
+        frozen=_some(frozen_weights(mask.analysis)),
+        opaque=_some(opaque_nodes(mask.analysis)),
         figures=dict(figures or {}),
         proof=None if proof is None else dict(proof),
     )
+
+
+def _some(views: tuple[FrozenView, ...]) -> tuple[FrozenView, ...]:
+    """Name a few of each; `inspect` names all."""
+    return tuple(dataclasses.replace(view, names=view.names[:_NAMED]) for view in views)
 
 
 @cache

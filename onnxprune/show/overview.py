@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,32 +14,12 @@ from ..core.graph import Array
 from ..selection.budget import Options
 from ..selection.select import Figures, least
 from ..structure.blocks import find_blocks
+from ..structure.rest import FrozenView, frozen_weights, opaque_nodes
 from .blocks import BlocksView, view_blocks
 from .groups import GroupView, named, view_groups
 from .operators import OperatorView, Owned, view_operators
 
 _TOLD = 4  # reasons in one line
-_NAMES = 3  # in one line
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenView:
-    """Places that cannot be pruned for one reason.
-
-    Attributes:
-        reason: why.
-        count: how many.
-        names: of them: weights, or nodes.
-    """
-
-    reason: str
-    count: int
-    names: tuple[str, ...]
-
-    def told(self) -> str:
-        """Write the first names."""
-        more = ", ..." if self.count > _NAMES else ""
-        return f"{', '.join(self.names[:_NAMES])}{more}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,46 +90,16 @@ def overview(
         ),
         least=least(cost, options),
         groups=view_groups(analysis, cost, owned, operators),
-        frozen=by_reason(_stuck(analysis)),
-        opaque=by_reason(_opaque(analysis)),
+        frozen=frozen_weights(analysis),
+        opaque=opaque_nodes(analysis),
         operators=operators,
         blocks=view_blocks(found) if blocks else None,
     )
 
 
-def _stuck(analysis: Analysis) -> Iterable[tuple[str, str]]:
-    origin = analysis.graph.origin
-    return ((f.reason, origin.get(f.tensor, f.tensor)) for f in analysis.frozen)
-
-
-def _opaque(analysis: Analysis) -> Iterable[tuple[str, str]]:
-    for record in analysis.records:
-        if record.opaque is not None:
-            node = analysis.graph.nodes[record.index]
-            unknown = re.search(r"the shape of '.*' is unknown", record.opaque)
-            reason = (
-                "an operand of unknown shape, behind a node without a rule"
-                if unknown
-                else record.opaque
-            )
-            yield reason, node.name or next(iter(node.output), "")
-
-
-def by_reason(pairs: Iterable[tuple[str, str]]) -> tuple[FrozenView, ...]:
-    """Gather (reason, name) pairs by reason, the most frequent first."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for reason, name in pairs:
-        found[reason].append(name)
-    views = [FrozenView(reason, len(names), tuple(names)) for reason, names in found.items()]
-    return tuple(sorted(views, key=lambda v: (-v.count, v.reason)))
-
-
 def nothing_prunable(analysis: Analysis) -> str:
     """Say in one line why no group was found."""
-    nodes, weights = (
-        by_reason(_opaque(analysis)),
-        by_reason(_stuck(analysis)),
-    )
+    nodes, weights = opaque_nodes(analysis), frozen_weights(analysis)
     reasons = [_counted(v, "node") for v in nodes] + [_counted(v, "weight") for v in weights]
     if not reasons:
         return "nothing can be removed: the model has no convolution or matrix product with weights"

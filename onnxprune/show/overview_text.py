@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..plan import Change
+from ..structure.rest import FrozenView
 from .blocks import blocks_table
 from .groups import GroupView, PlaceView, Ranges
-from .overview import FrozenView, Overview
+from .overview import Overview
 from .words import amount, inputs, kept, size
 
 _WIDE = 100  # columns

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from ..core.registry import Registry
-from ..plan import Plan, RankedGroup, Scores
+from ..plan import Frontier, Plan, RankedGroup, Scores
+from ..timing.run import BenchReport
 from .charts import Figure, beside_each_other
 
 
@@ -17,16 +18,27 @@ class Documents:
     """What a report is of.
 
     Attributes:
-        plans, scores: by the name that tells each from the others on the page.
+        plans, scores, frontiers, benches: by the name that tells each from the others on the page.
     """
 
-    plans: Mapping[str, Plan]
-    scores: Mapping[str, Scores]
+    plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
+    frontiers: Mapping[str, Frontier] = dataclasses.field(default_factory=dict)
+    benches: Mapping[str, BenchReport] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All of them, plans first."""
-        return (*self.plans, *self.scores)
+        return (*self.plans, *self.scores, *self.frontiers, *self.benches)
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """Names of the original models, each once."""
+        told: list[Plan | Scores] = [*self.plans.values(), *self.scores.values()]
+        names = [document.model.name for document in told]
+        names += [frontier.model.name for frontier in self.frontiers.values()]
+        names += [bench.models[0].path.name for bench in self.benches.values()]
+        return tuple(dict.fromkeys(names))
 
 
 class Section(Protocol):
@@ -36,11 +48,13 @@ class Section(Protocol):
         place: sections stand in ascending order of it.
         title: its heading, and what the list of contents says.
         template: jinja2 text, which escapes what it is given; charts are `Markup` (`charts.py`).
+        markdown: the same without charts, for `--md`; empty: left out there.
     """
 
     place: int
     title: str
     template: str
+    markdown: str
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return the names that the template speaks of; None where there is nothing to show."""

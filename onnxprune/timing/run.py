@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ..core.cost import CostModel
 from ..core.errors import OnnxPruneError
 from ..core.samples import Progress, silent
+from ..plan.document import STRICT, read_document
 from ..proof.example import instance_of
 from ..structure.dependency import analyse
 from .job import BenchRequest, Subject, write_job
 from .judge import Timed, judged
 from .result import Machine, Result, read_result
 from .target import Target, run_here, run_there, write_bundle
-from .why import Finding, Profiled, by_kind, findings
+from .why import Finding, Profiled, by_kind, by_node, findings
 
+FORMAT = 1
 _FEWER = 0.9  # share of the MACs from which less time is expected
 _FALLS = 1.5  # fewer MACs over less time from which it is worth a word
 
@@ -66,8 +70,11 @@ class BenchReport:
         machine: where.
         confidence: of the intervals.
         kernels: microseconds per run by kind of kernel, one for each model; empty without profile.
+        nodes: the same by node of the file that the kernel stands for; 0 where a model has none.
         notes: what the user should know.
     """
+
+    __pydantic_config__ = STRICT
 
     models: tuple[Model, ...]
     cells: tuple[CellReport, ...]
@@ -75,7 +82,10 @@ class BenchReport:
     machine: Machine
     confidence: float
     kernels: dict[str, list[float]]
+    nodes: dict[str, list[float]]
     notes: tuple[str, ...]
+    kind: Literal["bench"] = "bench"
+    format: int = FORMAT
 
 
 def bench(
@@ -167,6 +177,7 @@ def _report(request: BenchRequest, subjects: list[Subject], found: Result) -> Be
         machine=found.machine,
         confidence=request.confidence,
         kernels=by_kind(profiles) if all(p.times for p in profiles) else {},
+        nodes=by_node(profiles) if all(p.times for p in profiles) else {},
         notes=_notes(request, models, cells, found),
     )
 
@@ -198,3 +209,15 @@ def _notes(
                 f"'{model.path.name}' has {1 / share:.2f}x fewer MACs but is {ratio:.2f}x as fast"
             )
     return tuple(notes)
+
+
+_BENCH = TypeAdapter(BenchReport)
+
+
+def read_bench(path: Path | str) -> BenchReport:
+    """Read what `bench -o` wrote.
+
+    Raises:
+        OnnxPruneError: in one line, if it is missing, something else, or of another format.
+    """
+    return read_document(path, _BENCH, "bench", FORMAT)

@@ -95,6 +95,14 @@ def by_kind(profiles: Sequence[Profiled]) -> dict[str, list[float]]:
     return dict(sorted(sums.items(), key=lambda item: -max(item[1])))
 
 
+def by_node(profiles: Sequence[Profiled]) -> dict[str, list[float]]:
+    """Return microseconds per node and model, the slowest first; 0 where a model has no such kernel."""
+    kernels = [profile.kernels() for profile in profiles]
+    names = dict.fromkeys(name for each in kernels for name in each)
+    times = {n: [each[n].us if n in each else 0.0 for each in kernels] for n in names}
+    return dict(sorted(times.items(), key=lambda item: -max(item[1])))
+
+
 def findings(before: Profiled, after: Profiled) -> list[Finding]:
     """Return what keeps a smaller model from being as fast as its work is small, worst first."""
     earlier, beyond = before.kernels(), dict[Cause, list[tuple[float, str]]]()

@@ -20,6 +20,7 @@ class Curves:
 
     place = 30
     title = "Conditional mutual information"
+    markdown = ""  # nothing but charts
     template = (
         """
 <p>Channels in the order in which they were taken, each the one that tells most beside those before

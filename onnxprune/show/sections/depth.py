@@ -45,6 +45,16 @@ Outlined are clusters, points like their first; a mark on the diagonal is where 
 </tbody></table></div>
 {% endfor %}
 """
+    markdown = """
+{% for name, score, metric, judges, rounds, maps in plans %}
+| round | settings | left out | drop | kept so |
+| --- | --- | --- | --- | --- |
+{% for number, settings, blocks, drop, accepted in rounds %}
+| {{ number }} | {{ settings }} | {{ blocks }} | {{ drop }} | {{ accepted }} |
+{% endfor %}
+
+{% endfor %}
+"""
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return every plan whose blocks were chosen by a score."""

@@ -37,6 +37,23 @@ class Figures:
 <p class="verdict{{ "" if proof else " none" }}">{{ proof or "Not proved: a dry run, or --no-verify." }}</p>
 {% endfor %}
 """
+    markdown = """
+{% for name, plan, cards, proof in plans %}
+{% if plans | length > 1 %}### {{ name }}
+
+{% endif %}
+{{ plan.selection.get("budget", "") }}, {{ plan.criterion.name }}, {{ "no" if plan.repair is none else plan.repair.name }} repair.
+
+| | before | after | |
+| --- | --- | --- | --- |
+{% for title, write, change, bar in cards %}
+| {{ title }} | {{ write(change.before) }} | {{ write(change.after) }} | {{ change | less }} |
+{% endfor %}
+
+{{ proof or "Not proved: a dry run, or --no-verify." }}
+
+{% endfor %}
+"""
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return plans with their cards."""

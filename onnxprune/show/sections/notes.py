@@ -20,6 +20,11 @@ class Notes:
 {% endfor %}
 </ul>
 """
+    markdown = """
+{% for note in notes %}
+* {{ note }}
+{% endfor %}
+"""
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return all notes in order."""
@@ -29,6 +34,8 @@ class Notes:
             for notes in (*(r.notes for c in scores.criteria for r in c.groups), scores.notes)
             for note in notes
         ]
+        said += [note for frontier in documents.frontiers.values() for note in frontier.notes]
+        said += [note for bench in documents.benches.values() for note in bench.notes]
         return {"notes": list(dict.fromkeys(said))} if said else None
 
 

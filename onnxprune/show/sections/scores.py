@@ -28,6 +28,7 @@ class ScoreCharts:
 
     place = 40
     title = "Scores"
+    markdown = ""  # nothing but charts
     template = """
 <p>Higher stays. Boxes: least, quartiles, most. Charts: the units of a group by falling score; what is
 shaded stays.</p>

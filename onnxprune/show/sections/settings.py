@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...plan import DataId, Plan, Scores, Step
+from ...plan import DataId, Frontier, Plan, Scores, Step
+from ...timing.run import BenchReport
 from ..section import SECTIONS, Documents
 
 _Row = tuple[str, object]
@@ -26,11 +27,26 @@ class AllSettings:
 </tbody></table></div>
 {% endfor %}
 """
+    markdown = """
+<details><summary>all</summary>
+
+{% for name, rows in tables %}
+| {{ name }} | |
+| --- | --- |
+{% for key, value in rows %}
+| {{ key }} | {{ value }} |
+{% endfor %}
+
+{% endfor %}
+</details>
+"""
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
-        """Return one table per plan and per file of scores."""
+        """Return one table per document."""
         tables = [(name, list(_of_plan(plan))) for name, plan in documents.plans.items()]
         tables += [(name, list(_of_scores(scores))) for name, scores in documents.scores.items()]
+        tables += [(name, list(_of_frontier(f))) for name, f in documents.frontiers.items()]
+        tables += [(name, list(_of_bench(bench))) for name, bench in documents.benches.items()]
         return {"tables": tables}
 
 
@@ -54,6 +70,22 @@ def _of_scores(scores: Scores) -> Iterator[_Row]:
     yield "unlocked", ", ".join(scores.unlocked) or "nothing"
     yield "seed", scores.seed
     yield from _versions(scores.versions)
+
+
+def _of_frontier(frontier: Frontier) -> Iterator[_Row]:
+    yield from _model(frontier.model.name, frontier.model.sha256, frontier.data)
+    yield from _step("criterion", frontier.criterion)
+    yield from _step("repair", frontier.repair)
+    yield "confidence", frontier.confidence
+    yield "machine", frontier.machine or "nothing was timed"
+    yield "seed", frontier.seed
+    yield from _versions(frontier.versions)
+
+
+def _of_bench(bench: BenchReport) -> Iterator[_Row]:
+    yield "models", ", ".join(str(model.path) for model in bench.models)
+    yield "provider", bench.provider
+    yield from sorted(vars(bench.machine).items())
 
 
 def _model(name: str, sha256: str, data: DataId | None) -> Iterator[_Row]:

@@ -21,6 +21,7 @@ class Tests:
 
     place = 35
     title = "Tests of nodes (TERC)"
+    markdown = ""  # nothing but charts
     template = (
         """
 <p>Nodes in the order in which they were tested, least informative first. A stem is how much the loss of

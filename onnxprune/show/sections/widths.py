@@ -26,6 +26,19 @@ class Widths:
 </tbody></table></div>
 {% endfor %}
 """
+    markdown = """
+<details><summary>from, to</summary>
+
+{% for name, rows in plans %}
+| group | channels | kept |
+| --- | --- | --- |
+{% for group, change, bar in rows if change.after != change.before %}
+| {{ group }} | {{ change | arrow }} | {{ change | kept }} |
+{% endfor %}
+
+{% endfor %}
+</details>
+"""
 
     def fill(self, documents: Documents) -> Mapping[str, Any] | None:
         """Return the rows of every plan."""
