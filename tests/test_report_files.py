@@ -6,13 +6,15 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 import onnxprune as op
 from onnxprune import demo
 from onnxprune.cli import main
-from onnxprune.plan import read_frontier, read_plan, write_plan
+from onnxprune.plan import Settings, read_frontier, read_plan, write_plan
 from onnxprune.plan.document import write_document
 from onnxprune.show.report_page import in_markdown, report_page
 from onnxprune.show.section import Documents
@@ -29,7 +31,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("swept")
     demo.unpack(home)
     model, data = home / "digits.onnx", home / "train.npz"
-    options = {"data": data, "criterion": "l1", "samples": 64}
+    options: dict[str, Any] = {"data": data, "criterion": "l1", "samples": 64}
     op.sweep(model, home / "out", sweep="0.6,0.3", bench=True, **options)
     op.prune(model, home / "s.onnx", max_drop="30%", trials=2, judge_samples=100, **options)
     found = op.bench(model, home / "s.onnx", seconds=0.3, lives=2)
@@ -87,9 +89,15 @@ def test_times_by_node(swept: Path) -> None:
 
 def test_a_budget_in_time_is_told(swept: Path, tmp_path: Path) -> None:
     plan = read_plan(swept / "s.plan.json")
-    rounds = [{"aim": 0.5, "predicted": 0.49, "measured": 0.523}]
-    times = {"asked": 0.5, "milliseconds": 2.0, "error": 0.012, "rounds": rounds, "chosen": 0}
-    write_plan(dataclasses.replace(plan, selection={"times": times}), tmp_path / "t.json")
+    rounds: list[JsonValue] = [{"aim": 0.5, "predicted": 0.49, "measured": 0.523}]
+    times: Settings = {
+        "asked": 0.5,
+        "milliseconds": 2.0,
+        "error": 0.012,
+        "rounds": rounds,
+        "chosen": 0,
+    }
+    write_plan(dataclasses.replace(plan, selection={"times": dict(times)}), tmp_path / "t.json")
 
     op.report(tmp_path / "t.json", output=tmp_path / "r.html")
 
