@@ -119,7 +119,8 @@ def prune(
     rows: opt.Rows = 32,
     seed: opt.Seed = 0,
     plan: opt.Plan = None,
-    work: opt.Work = None,
+    rounds: opt.Rounds = 1, retrain: opt.Retrain = None, train: opt.Train = None,
+    rewind: opt.Rewind = False, work: opt.Work = None,
     dry_run: opt.DryRun = False,
     no_verify: opt.NoVerify = False,
     overwrite: opt.Overwrite = False,
@@ -127,7 +128,7 @@ def prune(
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
-) -> None:
+) -> None:  # fmt: skip
     """Remove channels until a model meets a budget (--sweep: several), or as many as lose little enough."""
     asked = _given(locals())
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:

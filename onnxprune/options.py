@@ -292,6 +292,20 @@ Output = Annotated[
 ]
 Plan = Annotated[Path | None, typer.Option(help="Re-apply this plan instead of a budget.")]
 NeededPlan = Annotated[Path, typer.Option("--plan", help="The plan file.")]
+Rounds = Annotated[
+    int, typer.Option(help="Go to the budget in so many rounds, scored anew each time.")
+]
+Retrain = Annotated[
+    str | None,
+    typer.Option(
+        help="Train in each round, by the original: epochs=2,rate=0.01,... (see retrain)."
+    ),
+]
+Train = Annotated[str | None, typer.Option(help="Samples to train on, as --data; default: --data.")]
+Rewind = Annotated[
+    bool,
+    typer.Option("--rewind", help="With --retrain: each round starts from the original weights."),
+]
 Work = Annotated[
     Path | None,
     typer.Option(

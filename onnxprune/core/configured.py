@@ -32,11 +32,20 @@ def configured(registry: Registry[T], text: str) -> tuple[str, T]:
     settings = {setting.strip().replace("-", "_"): value.strip() for setting, _, value in pairs}
     if not settings:
         return key, entry
-    return key, _replaced(entry, settings, f"{registry.kind} '{key}'")
+    return key, replaced(entry, settings, f"{registry.kind} '{key}'")
 
 
-def _replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
-    """Return a copy of a dataclass with these settings, read as their types."""
+def replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
+    """Return a copy of a dataclass with these settings, read as their types.
+
+    Args:
+        entry: the dataclass.
+        settings: as text.
+        what: it is, for messages.
+
+    Raises:
+        OnnxPruneError: for an unknown setting, or a value that does not fit.
+    """
     known: Mapping[str, Any] = {}
     if dataclasses.is_dataclass(entry):
         hints = get_type_hints(type(entry), include_extras=True)  # and their bounds

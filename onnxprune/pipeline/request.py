@@ -18,6 +18,7 @@ from ..providers import provider_named
 from ..selection.budget import Budget, Normalise, Options, Scope
 from ..structure.unlock import Positions, Unlock, unlocks
 from .samples import Data
+from .schedule import check_rounds
 from .searching import check_search, read_sweep
 
 By = Literal["macs", "params", "size", "latency"]
@@ -25,15 +26,8 @@ _BUDGETS = ("macs", "params", "size", "ratio", "latency")
 _ASKING = (*_BUDGETS, "max_drop", "sweep")  # one of them
 _DECIDING = ("criterion", "unlock", "drop_block", "depth")  # which a plan does
 _CHOICES = {"scope": Scope, "normalise": Normalise, "metric": Metric, "by": By}
-_LEAST = {
-    "samples": 1,
-    "rows": 1,
-    "seed": 0,
-    "ridge": 0,
-    "trials": 1,
-    "judge_samples": 1,
-    "threads": 0,
-}
+_LEAST = dict.fromkeys(("samples", "rows", "trials", "judge_samples", "rounds"), 1)
+_LEAST |= dict.fromkeys(("seed", "ridge", "threads"), 0)
 _FULL_VECTOR = 16  # channels
 
 
@@ -92,6 +86,11 @@ class PruneRequest:
         rows: output positions sampled per calibration sample and operator.
         seed: of everything that is drawn.
         plan: re-apply this plan file instead of choosing.
+        rounds: in so many steps, each scored on what the last one left, refitted.
+        retrain: train in each round, by the original: settings of `onnxprune.torch.Recipe`, such as
+            "epochs=2,rate=0.01".
+        train: samples to train on, written as `data`; None: those of the calibration.
+        rewind: with `retrain`: each round starts again from the weights of the original.
         work: folder where long criteria remember what they have done, to go on after a kill.
         dry_run: write the plan only.
         verify: prove before writing.
@@ -141,6 +140,10 @@ class PruneRequest:
     rows: int = 32
     seed: int = 0
     plan: Path | str | None = None
+    rounds: int = 1
+    retrain: str | None = None
+    train: Data | None = None
+    rewind: bool = False
     work: Path | str | None = None
     dry_run: bool = False
     verify: bool = True
@@ -173,6 +176,7 @@ class PruneRequest:
             raise BudgetError(f"--plan decides what goes: leave out --{first}")
         _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
         check_search(self)
+        check_rounds(self)
         self._check_depth()
         self._check_latency()
         if self.only_lists and self.criterion is not None:

@@ -44,6 +44,8 @@ from .decide import Decision, decide, settings_of
 from .guarded import guarded
 from .repair import repair
 from .request import PruneRequest
+from .rounds import in_rounds
+from .schedule import is_iterative
 from .study import Subject, study
 from .timed import timed
 
@@ -106,9 +108,11 @@ def write(request: PruneRequest, subject: Subject, made: Made, clock: Clock) -> 
 
 
 def deciding(request: PruneRequest) -> Callable[..., Decision]:
-    """Return what decides: a search where there is one, else a single choice."""
+    """Return what decides: a search where there is one, or rounds, else a single choice."""
     if request.max_drop is not None:
         return guarded
+    if is_iterative(request):
+        return in_rounds
     return decide if request.latency is None else timed
 
 
