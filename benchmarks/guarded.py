@@ -9,6 +9,8 @@ Cases:
     resnet56          published ResNet-56; calibration and judges are training images: accuracy
     resnet56-unseen   judges are 5,000 test images that the network was not trained on, the figures
                       are of the other 5,000
+    text              the sentence encoder of benchmarks/text.py; judges are the sentences that neither
+                      calibration nor the head has seen (valid and dev): accuracy
 
 Trials are remembered in `--work`, so a run that was killed goes on. The last column is what a grid of
 budgets in steps of 5 % would take; what it would cost is that many times the time of a trial.
@@ -81,13 +83,24 @@ def unseen(home: Path) -> Case:
     return dataclasses.replace(whole, judge=fed(first), test=fed(last))
 
 
+def encoder(home: Path) -> Case:
+    """The sentence encoder, judged by sentences that it and its head have never seen."""
+    from benchmarks import text  # which needs transformers
+
+    train, test = text.sentences("train"), text.sentences("test")
+    unseen = [text.sentences(part).fed for part in ("valid", "dev")]
+    judge = {name: np.concatenate([part[name] for part in unseen]) for name in unseen[0]}
+    model = text.network(home / "encoder.onnx")
+    return Case(model, train[:512].fed, test.fed, judge, "labels", "labels")
+
+
 def fed(images: cifar.Images) -> dict[str, Any]:
     """Return images as what the network is fed, with labels."""
     return {"images": images.x, "labels": images.y}
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
-    "digits": digits, "resnet56": resnet56, "resnet56-unseen": unseen,
+    "digits": digits, "resnet56": resnet56, "resnet56-unseen": unseen, "text": encoder,
 }  # fmt: skip
 
 

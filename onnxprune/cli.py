@@ -115,7 +115,7 @@ def prune(
     keep_rows: opt.KeepRows = None,
     keep_classes: opt.KeepClasses = None,
     keep_features: opt.KeepFeatures = None,
-    ridge: opt.Ridge = 1e-3,
+    ridge: opt.Ridge = None,
     rows: opt.Rows = 32,
     seed: opt.Seed = 0,
     plan: opt.Plan = None,

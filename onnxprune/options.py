@@ -264,7 +264,11 @@ Floor = Annotated[
     typer.Option(help="Least share of every group's units that stays.", rich_help_panel=_CHOICE),
 ]
 Ridge = Annotated[
-    float, typer.Option(help="Damping of the least-squares repair.", rich_help_panel=_CHOICE)
+    float | None,
+    typer.Option(
+        help="Damping of the least-squares repair; chosen on held-out halves unless given.",
+        rich_help_panel=_CHOICE,
+    ),
 ]
 Rows = Annotated[
     int,

@@ -48,6 +48,8 @@ class Evidence:
         labels: key of the data's labels; None when not named.
         quality: gives the share of samples that the model without some units (global numbers) still
             answers as before, or rightly where there are labels; None where a budget decides.
+        damage: gives the squared relative error of the outputs without some units, what reads them
+            refitted, or None where there is nothing to compare; None without samples.
         memo: gives arrays by name, computed by the function or remembered from an interrupted run.
     """
 
@@ -56,6 +58,7 @@ class Evidence:
     seed: int = 0
     labels: str | None = None
     quality: Callable[[Ints], float] | None = None
+    damage: Callable[[Ints], float | None] | None = None
     memo: Memo = computed
 
     def weight(self, tensor: str) -> Array:
@@ -292,7 +295,8 @@ class RepairTask:
         pruned: the graph without it.
         evidence: what the criterion looked at.
         samples: of the inputs.
-        ridge: damping, relative to the mean variance of what an operator reads.
+        ridge: damping, relative to the mean variance of what an operator reads; None: the repair's
+            own choice.
         rows: sampled output positions per sample.
         progress: called as work goes on.
         original: in normal form, where whole blocks were left out before that analysis was made;
@@ -303,7 +307,7 @@ class RepairTask:
     pruned: Graph
     evidence: Evidence
     samples: Samples | None
-    ridge: float = 1e-3
+    ridge: float | None = None
     rows: int = 32
     progress: Progress = silent
     original: Graph | None = None

@@ -12,6 +12,7 @@ from ..core.analysis import Mask
 from ..core.configured import settings_of as settings_of
 from ..core.contracts import Criterion, Evidence, Ranking, Repair
 from ..core.errors import BudgetError, OnnxPruneError
+from ..core.external import INLINE_LIMIT, weight_bytes
 from ..core.graph import Graph
 from ..core.stats import Statistics
 from ..core.threads import blas_threads
@@ -22,6 +23,7 @@ from ..plan import Settings, Step, mask_of, read_plan, versions
 from ..selection.budget import Budget
 from ..selection.select import as_listed, check, follow, select
 from .collect import collect
+from .damage import Damage
 from .depth import remaining
 from .memory import Memory, content
 from .quality import Quality
@@ -253,10 +255,13 @@ def gathered(
 
 
 def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evidence:
-    """Add what a criterion may ask for beside statistics: how good a cut is, and a memory."""
+    """Add what a criterion may ask for beside statistics: what a cut does, and a memory."""
     samples = subject.calibration
     if samples is None:
         return evidence
+    damage = None
+    if evidence.statistics is not None and weight_bytes(subject.graph) <= INLINE_LIMIT:
+        damage = Damage(evidence, samples, request.provider)
     name, criterion = request.scoring
     quality = None
     if criterion.chooses and not request.bounded:
@@ -273,4 +278,4 @@ def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evid
             "format": _MEMORY,
         }  # fmt: skip
         memo = Memory(Path(request.work), decided_by)
-    return dataclasses.replace(evidence, quality=quality, memo=memo)
+    return dataclasses.replace(evidence, quality=quality, damage=damage, memo=memo)

@@ -9,12 +9,19 @@ when the input columns G go (all taps of a channel, all cells of a flattened one
 one, the cheapest first; the score of a unit is the rise at that moment, summed over its readers,
 each relative to the variance of the sum its output flows into. Source: optimal brain surgeon in
 group form on second moments (Hassibi & Stork 1993; Luo et al. 2017, arXiv 1707.06342, for pruning).
+
+Within a group that ranks. Between groups it does not: an error counts by what the layers behind it
+make of it, which no local loss knows (one dimension of a residual stream may hold nearly all of its
+variance, and say nothing). So it is measured: the cheaper half of each group goes, its readers are
+refitted, and a run over a few samples tells the error D of the outputs; the scores of the group are
+scaled so that those of that half sum up to D.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +30,7 @@ from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotri
 
 from onnxprune.core.analysis import Group, Reader
-from onnxprune.core.contracts import CRITERIA, Evidence, PerGroup
+from onnxprune.core.contracts import CRITERIA, Evidence, PerGroup, Progress, Ranking, silent
 from onnxprune.core.linear import weight_matrices
 from onnxprune.core.stats import SecondMoments
 
@@ -31,6 +38,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_ROUNDING = 1e-6  # losses that outputs in float32, or units without use, may come to by themselves
 _COMPACT = 0.8  # share of live columns under which the arrays are moved together
 
 
@@ -82,14 +90,32 @@ class Elimination:
         self.inverse = np.ascontiguousarray(self.inverse[:, left[:, None], left])
 
 
+@dataclasses.dataclass(frozen=True)
 class Reconstruction(PerGroup):
-    """Marginal loss rise after refitting, in order of elimination."""
+    """Marginal loss rise after refitting, in order of elimination.
+
+    Attributes:
+        measured: scale the scores of each group by what removing half of it does to the outputs.
+    """
+
+    measured: bool = True
 
     needs = frozenset({"moments", "second", "streams"})
     comparable = True
     zero_is_least = True
     ridge = 1e-3
     step = 1 / 32  # share of the remaining units that go at once in wide groups
+
+    def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
+        """Return one ranking per group, in the order of the analysis' groups."""
+        rankings, groups = super().rank(evidence, progress), evidence.analysis.groups
+        if not self.measured or evidence.damage is None:
+            return rankings
+        result = []
+        for number, (group, ranking) in enumerate(zip(groups, rankings, strict=True)):
+            progress("measure", number, len(groups))
+            result.append(Ranking(ranking.scores * _weight(group, ranking.scores, evidence.damage)))
+        return result
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return the rise of each unit at its elimination, shape (U,); higher = keep."""
@@ -153,6 +179,15 @@ class Reconstruction(PerGroup):
             energy = energy * variances.get(member.tensor, 1.0)
             total += energy / max(float(energy.sum()), np.finfo(float).tiny)
         return total
+
+
+def _weight(group: Group, scores: Floats, damage: Callable[[Ints], float | None]) -> float:
+    """Return by what the scores of a group are to be multiplied."""
+    half = np.argsort(scores, kind="stable")[: len(group) // 2]
+    found = damage(np.sort(group.units[half])) if len(half) else None
+    if found is None:
+        return 1.0
+    return (found + _ROUNDING) / (float(scores[half].sum()) + _ROUNDING)
 
 
 def _refitted_channels(reader: Reader) -> Ints | None:

@@ -81,8 +81,11 @@ class Seen:
         groups = len(x)
         self.rows.append((x, by_group(least, groups), by_group(most, groups)))
 
-    def refined(self, equations: Normal, old: Floats, ridge: float) -> tuple[Floats, Floats]:
-        """Return weights (G, q, p) and biases (G, q): the refit, and those that follow it."""
+    def refined(self, equations: Normal, old: Floats, ridge: Floats) -> tuple[Floats, Floats]:
+        """Return weights (G, q, p) and biases (G, q): the refit, and those that follow it.
+
+        The ridge is one per output, shape (G, q).
+        """
         weight, bias = equations.solve(old, ridge)
         for _ in range(self.steps):
             aims = []

@@ -6,11 +6,17 @@
 S = cov(x), C = cov(y, x). The ridge pulls to the weights the model had, not to zero, so that where
 samples say nothing nothing changes, and an untouched operator is returned as it was. The noise is
 what rounding of float32 products leaves of a variance that is zero: inputs that never move.
+
+How strong the ridge must be depends on how many rows there are, how alike, and how well they explain
+the target: each output takes the one whose fit to one half of the samples errs least on the other,
+both ways round, which follows from the second moments of both halves. The best ridge shrinks as
+1 / rows (it is noise over prior variance over rows), so that half of it serves the whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +27,9 @@ from onnxprune.core.errors import DataError
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
-WIDEST = 6144  # columns; p^2 numbers of 8 bytes are kept: 300 MB
+WIDEST = 6144  # columns; p^2 numbers of 8 bytes are kept, twice: 300 MB each
+RIDGE = 1e-3  # where nothing tells a better one
+_CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _EPSILON = float(np.finfo(np.float32).eps)
 _LEAST = 1e-12
 
@@ -81,16 +89,33 @@ class Normal:
         best: Floats = (self.sum_y - np.einsum("gqp,gp->gq", old, self.sum_x)) / self.count
         return best
 
-    @np.errstate(all="ignore")
-    def solve(self, old: Floats, ridge: float) -> tuple[Floats, Floats]:
-        """Return weights (G, q, p) and biases (G, q)."""
-        if self.xx is None or self.yx is None:
+    def solve(self, old: Floats, ridge: Floats) -> tuple[Floats, Floats]:
+        """Return weights (G, q, p) and biases (G, q), with a ridge per output, shape (G, q)."""
+        if (centred := self.centred()) is None:
             return old, self.shift(old)
         mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
-        covariance = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
-        cross = self.yx / self.count - mean_y[:, :, None] * mean_x[:, None, :]
-        weight = refit(covariance, cross, old, ridge, rounding(mean_x))
+        weight = refit(*centred, old, ridge, rounding(mean_x))
         return weight, mean_y - np.einsum("gqp,gp->gq", weight, mean_x)
+
+    @np.errstate(all="ignore")
+    def centred(self) -> tuple[Floats, Floats] | None:
+        """Return cov(x), shape (G, p, p), and cov(y, x), shape (G, q, p), where they are kept."""
+        if self.xx is None or self.yx is None:
+            return None
+        mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
+        covariance = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
+        return covariance, self.yx / self.count - mean_y[:, :, None] * mean_x[:, None, :]
+
+    def __iadd__(self, other: Normal) -> Normal:
+        """Fold in the rows of others."""
+        self.count += other.count
+        self.sum_x += other.sum_x
+        self.sum_y += other.sum_y
+        if self.xx is not None and other.xx is not None:
+            self.xx += other.xx
+        if self.yx is not None and other.yx is not None:
+            self.yx += other.yx
+        return self
 
 
 def rounding(mean: Floats) -> Floats:
@@ -99,8 +124,27 @@ def rounding(mean: Floats) -> Floats:
     return noise
 
 
-def refit(covariance: Floats, cross: Floats, old: Floats, ridge: float, noise: Floats) -> Floats:
-    """Return W of the module's formula, per group: shape (G, q, p).
+def chosen_ridge(first: Normal, second: Normal, old: Floats) -> Floats:
+    """Return the ridge for both halves together, per output: shape (G, q)."""
+    shape = old.shape[:2]
+    halves = [
+        (rounding(half.sum_x / half.count), centred)
+        for half in (first, second)
+        if half.count and (centred := half.centred()) is not None
+    ]
+    if len(halves) < 2:
+        return np.full(shape, RIDGE)
+    errors = np.zeros((len(_CANDIDATES), *shape))
+    for (noise, seen), (_, (covariance, cross)) in itertools.permutations(halves):
+        for number, ridge in enumerate(_CANDIDATES):
+            new = refit(*seen, old, np.full(shape, ridge), noise)
+            errors[number] += ((new @ covariance - 2 * cross) * new).sum(axis=2)
+    best: Floats = np.array(_CANDIDATES)[errors.argmin(axis=0)] / 2
+    return best
+
+
+def refit(covariance: Floats, cross: Floats, old: Floats, ridge: Floats, noise: Floats) -> Floats:
+    """Return W of the module's formula, per group: shape (G, q, p); ridge per output, shape (G, q).
 
     Raises:
         DataError: if the sums are not finite.
@@ -110,16 +154,23 @@ def refit(covariance: Floats, cross: Floats, old: Floats, ridge: float, noise: F
             "the model's values are not finite on the samples, so nothing can be refitted by them: "
             "mend the weights or the samples, or choose --repair none"
         )
-    result = np.empty_like(old)
-    width = covariance.shape[-1]
+    gap = cross - old @ covariance
+    variance: Floats = np.trace(covariance, axis1=1, axis2=2) / covariance.shape[-1]
+    result = old.copy()
+    for value in np.unique(ridge):
+        chosen = ridge == value
+        result[chosen] += _solved(covariance, gap, chosen, value * variance + noise)[chosen]
+    return result
+
+
+def _solved(covariance: Floats, gap: Floats, chosen: NDArray[np.bool_], lam: Floats) -> Floats:
+    """Return gap (S + lambda I)^-1 of the chosen outputs, per group."""
+    eye, result = np.eye(covariance.shape[-1]), np.zeros_like(gap)
     if len(covariance) > 8:  # many small systems (depthwise): one batched solve
-        lam = ridge * np.trace(covariance, axis1=1, axis2=2) / width + noise
-        system = covariance + lam[:, None, None] * np.eye(width)
-        delta: Floats = np.linalg.solve(system, (cross - old @ covariance).transpose(0, 2, 1))
-        return old + delta.transpose(0, 2, 1)
-    for group in range(len(old)):
-        lam = ridge * float(np.trace(covariance[group])) / width + noise[group]
-        factor = cho_factor(covariance[group] + lam * np.eye(width), lower=True)
-        gap = cross[group] - old[group] @ covariance[group]
-        result[group] = old[group] + cho_solve(factor, gap.T).T
+        system = covariance + lam[:, None, None] * eye
+        result[:] = np.linalg.solve(system, gap.transpose(0, 2, 1)).transpose(0, 2, 1)
+        return result
+    for group in np.flatnonzero(chosen.any(axis=1)):
+        factor = cho_factor(covariance[group] + lam[group] * eye, lower=True)
+        result[group, chosen[group]] = cho_solve(factor, gap[group, chosen[group]].T).T
     return result

@@ -16,7 +16,7 @@ from onnxprune.core.graph import Graph
 from onnxprune.core.linear import add_to_bias, weight_matrices, weight_tensor
 
 from ._columns import kept_block, lost_linears, shared_weights
-from ._refit import refit, rounding
+from ._refit import RIDGE, refit, rounding
 from .mean import MeanRepair
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class LeastSquaresRepair:
         covariance, mean = moments.covariance[block.groups], moments.mean[block.groups]
         cross = full @ covariance[:, :, block.columns]
         kept = covariance[:, block.columns[:, None], block.columns]
-        new = refit(kept, cross, old, task.ridge, rounding(mean[:, block.columns]))
+        ridge = np.full(old.shape[:2], RIDGE if task.ridge is None else task.ridge)
+        new = refit(kept, cross, old, ridge, rounding(mean[:, block.columns]))
         shift = np.einsum("gqp,gp->gq", full, mean) - np.einsum(
             "gqp,gp->gq", new, mean[:, block.columns]
         )

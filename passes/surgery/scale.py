@@ -19,6 +19,7 @@ from onnxprune.core.linear import weight_matrices, weight_tensor
 from onnxprune.core.stats import SecondMoments
 
 from ._columns import KeptBlock, kept_block, lost_linears, shared_weights
+from ._refit import RIDGE
 
 _LEAST = 1e-12  # of the mean energy of a channel: what never moves keeps its factor of one
 
@@ -55,7 +56,9 @@ def _scale(
         uncentred = moments.covariance[group] + np.outer(mean, mean)
         products = (full[place].T @ full[place]) * uncentred
         joint = products.reshape(channels, taps, channels, taps).sum(axis=(1, 3))
-        cut[place] *= np.repeat(_factors(joint, kept, task.ridge), taps)
+        cut[place] *= np.repeat(
+            _factors(joint, kept, RIDGE if task.ridge is None else task.ridge), taps
+        )
     tensor = graph.weights[linear.weight]
     graph.weights[linear.weight] = tensor.replace(weight_tensor(cut, linear, tensor.array.dtype))
 

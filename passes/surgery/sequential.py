@@ -47,7 +47,7 @@ from onnxprune.core.shapes import instantiate
 from ._columns import KeptBlock, kept_block, kept_outputs, shared_weights
 from ._flat import Seen, by_group, flat_ends
 from ._junctions import rerouted
-from ._refit import Normal
+from ._refit import Normal, chosen_ridge
 from ._replay import Replay, peak_bytes
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,8 @@ class _Sweep:
             log.warning(
                 "repair uses %d of %d samples: %.0f MB each", count, samples.count, each / 1e6
             )
-        return list(samples.batches(samples.batch or _BATCH, 0, count))
+        size = min(_BATCH, -(-count // 2))  # two calls at least: the ridge is chosen by halves
+        return list(samples.batches(samples.batch or size, 0, count))
 
     def _samples(self, feeds: dict[str, Array]) -> int:
         """Return how many samples a batch holds: 1 where the first axis is not the samples."""
@@ -162,7 +163,8 @@ class _Sweep:
         weight = self.graph.weights[linear.weight]
         shape = linear_of(linear, block)
         old = weight_matrices(np.asarray(weight.array, np.float64), shape)
-        equations, seen = Normal.empty(*old.shape), Seen(ends, self.steps)
+        halves = Normal.empty(*old.shape), Normal.empty(*old.shape)
+        seen = Seen(ends, self.steps)
         for call, keys in enumerate(self.keys):
             mask = self.feeds[call].get(self.masks.get(linear.x, ""))
             spots = sample_positions(linear, x[call].shape, self.task.rows, keys, mask)
@@ -174,10 +176,14 @@ class _Sweep:
             )
             rows = patches(x[call], shape, spots)
             seen.add(rows, target, rest)
-            equations.add(
+            halves[call % 2].add(
                 rows, by_group(target if rest is None else target - rest, len(block.groups))
             )
-        new, bias = seen.refined(equations, old, self.task.ridge)
+        given = self.task.ridge
+        ridge = chosen_ridge(*halves, old) if given is None else np.full(old.shape[:2], given)
+        equations, second = halves
+        equations += second
+        new, bias = seen.refined(equations, old, ridge)
         self.graph.weights[linear.weight] = weight.replace(
             weight_tensor(new, shape, weight.array.dtype)
         )

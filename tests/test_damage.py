@@ -1,0 +1,101 @@
+"""What a removal does to the outputs, and the scores that are weighed by it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from onnxprune.core.contracts import REPAIRS, Evidence, RepairTask, Samples
+from onnxprune.core.runtime import Session
+from onnxprune.discover import discover
+from onnxprune.passes.criteria.reconstruction import Reconstruction
+from onnxprune.passes.surgery.channels import remove_channels
+from onnxprune.pipeline.collect import collect
+from onnxprune.pipeline.damage import Damage
+from onnxprune.structure.dependency import analyse
+from tests.networks import Network
+
+discover()
+RNG = np.random.default_rng(11)
+
+
+def network() -> Network:
+    """Two hidden layers on one stream; the stream's last dimension is large and unread."""
+    return Network(
+        """net (float[N,6] x) => (float[N,3] y) {
+            a = MatMul(x, w1)
+            b = Relu(a)
+            c = MatMul(b, w2)
+            d = MatMul(x, w3)
+            e = Relu(d)
+            f = MatMul(e, w4)
+            s = Add(c, f)
+            r = Relu(s)
+            y = MatMul(r, w5)
+        }""",
+        {"w1": (6, 16), "w2": (16, 8), "w3": (6, 16), "w4": (16, 8), "w5": (8, 3)},
+    )
+
+
+def evidence() -> tuple[Evidence, Samples]:
+    """Return evidence of a network whose branch f only writes what nobody reads, and samples."""
+    graph = network().graph()
+    for name, place in (("w4", np.s_[:, :7]), ("w5", np.s_[7:])):
+        array = np.array(graph.weights[name].array)
+        array[place] = 0
+        graph.weights[name] = graph.weights[name].replace(array)
+    analysis = analyse(graph)
+    rows = RNG.standard_normal((96, 6)).astype(np.float32)
+    samples = Samples(len(rows), lambda start, stop: {"x": rows[start:stop]})
+    statistics = collect(analysis, samples, {"moments", "second", "streams"}, rows=8)
+    return Evidence(analysis, statistics), samples
+
+
+def test_damage_is_the_error_of_the_refitted_model() -> None:
+    found, samples = evidence()
+    group = next(g for g in found.analysis.groups if g.readers[0].linear.weight == "w2")
+    mask = found.analysis.mask(group.units[:5])
+
+    damage = Damage(found, samples, "CPUExecutionProvider")(group.units[:5])
+
+    task = RepairTask(mask, remove_channels(mask), found, None)
+    feeds = samples.read(0, 64)
+    (after,) = Session(REPAIRS["least-squares"].apply(task).to_model()).run(feeds).values()
+    (before,) = Session(found.analysis.graph.to_model()).run(feeds).values()
+    assert damage == pytest.approx(((after - before) ** 2).sum() / (before**2).sum(), rel=1e-5)
+    assert damage is not None and damage > 1e-3
+
+
+def test_what_nobody_reads_does_no_damage_and_scores_next_to_nothing() -> None:
+    found, samples = evidence()
+    aware = dataclasses.replace(found, damage=Damage(found, samples, "CPUExecutionProvider"))
+    by_weight = {g.readers[0].linear.weight: i for i, g in enumerate(found.analysis.groups)}
+    unread, read = by_weight["w4"], by_weight["w2"]
+
+    local = [r.scores for r in Reconstruction(measured=False).rank(aware)]
+    measured = [r.scores for r in Reconstruction().rank(aware)]
+
+    assert local[unread].sum() > 0.01 * local[read].sum()  # a local loss does not know
+    # 1e-6 / loss of what is left of it: see _ROUNDING
+    assert measured[unread].sum() < 1e-3 * measured[read].sum()
+    assert (np.argsort(measured[read]) == np.argsort(local[read])).all()
+
+
+def test_scores_of_the_cheaper_half_sum_up_to_its_damage() -> None:
+    found, samples = evidence()
+    damage = Damage(found, samples, "CPUExecutionProvider")
+    aware = dataclasses.replace(found, damage=damage)
+
+    for group, ranking in zip(found.analysis.groups, Reconstruction().rank(aware), strict=True):
+        half = np.argsort(ranking.scores, kind="stable")[: len(group) // 2]
+        expected = damage(np.sort(group.units[half]))
+        assert ranking.scores[half].sum() == pytest.approx(expected, rel=1e-3, abs=2e-6)
+
+
+def test_all_of_an_axis_is_not_measured() -> None:
+    found, samples = evidence()
+    group = found.analysis.groups[0]
+
+    assert Damage(found, samples, "CPUExecutionProvider")(group.units) is None
