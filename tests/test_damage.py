@@ -65,7 +65,8 @@ def test_damage_is_the_error_of_the_refitted_model() -> None:
     (after,) = Session(REPAIRS["least-squares"].apply(task).to_model()).run(feeds).values()
     (before,) = Session(found.analysis.graph.to_model()).run(feeds).values()
     assert damage == pytest.approx(((after - before) ** 2).sum() / (before**2).sum(), rel=1e-5)
-    assert damage is not None and damage > 1e-3
+    assert damage is not None
+    assert damage > 1e-3
 
 
 def test_what_nobody_reads_does_no_damage_and_scores_next_to_nothing() -> None:
