@@ -27,7 +27,7 @@ from .frontier import (
     with_dominated,
     write_frontier,
 )
-from .reapply import depth_of, mask_of, removed_units, verify_plan
+from .reapply import depth_of, mask_by, mask_of, removed_units, verify_plan
 from .record import faces_of, plan_of, versions
 from .scores import RankedGroup, Scored, ScoredGroup, Scores, read_scores, write_scores
 
@@ -35,7 +35,7 @@ __all__ = [
     "Change", "DataId", "DepthRound", "Edit", "Frontier", "ModelId", "Plan", "PlannedBlock",
     "PlannedDepth", "PlannedFace", "PlannedGroup", "PlannedTensor", "Point", "PointTime",
     "RankedGroup", "Scored", "ScoredGroup", "Scores", "Settings", "Step", "depth_of", "faces_of",
-    "header", "mask_of", "plan_of", "read_frontier", "read_plan", "read_scores", "removed_units",
+    "header", "mask_by", "mask_of", "plan_of", "read_frontier", "read_plan", "read_scores", "removed_units",
     "to_json", "to_ranges", "verify_plan", "versions", "with_dominated", "write_frontier",
     "write_plan", "write_scores",
 ]  # fmt: skip

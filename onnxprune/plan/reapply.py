@@ -73,7 +73,20 @@ def mask_of(analysis: Analysis, plan: Plan, *, sha256: str | None = None) -> Mas
     for block in plan.blocks:
         if _is_there(analysis.graph, block):
             raise OnnxPruneError(f"the plan leaves out block '{block.name}' before: use `depth_of`")
-    names = _found(analysis.graph, plan)
+    return mask_by(analysis, plan, _found(analysis.graph, plan))
+
+
+def mask_by(analysis: Analysis, plan: Plan, names: Mapping[str, str]) -> Mask:
+    """Find what a plan removes in a model some of whose weights are known to be planned ones.
+
+    Args:
+        analysis: of the model at hand.
+        plan: what to remove.
+        names: planned weight -> weight of the model, of the same shape and layout.
+
+    Raises:
+        OnnxPruneError: naming the first tensor and axis that do not fit.
+    """
     removed, kept = _claims(analysis, plan, names)
     gone = units_at(analysis, removed, every=False) & ~units_at(analysis, kept, every=False)
     mask = analysis.mask(np.flatnonzero(gone))
