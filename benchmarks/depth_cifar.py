@@ -111,7 +111,7 @@ class Bench:
             self.path, data=self.samples, labels="labels", depth=asked.score, seed=asked.seed,
             blocks=asked.blocks or None,
         )  # fmt: skip
-        mask, planned = choose(request, self.analysis, self.samples, Clock(silent))
+        mask, planned = choose(request, self.analysis, self.samples, None, Clock(silent))
         if asked.blocks:
             return planned.rounds[0].blocks
         return tuple(block.name for block in mask.blocks) if mask else ()

@@ -36,6 +36,8 @@ from .show.screen import Screen
 from .show.sparse_text import sparse_report
 from .supervise import supervised
 
+_DEPTH = "output"  # what a bare --depth means
+
 app = typer.Typer(
     name="onnxprune",
     help="Makes ONNX files smaller and faster by removing whole channels: decided, proved, repaired.",
@@ -278,7 +280,7 @@ def demo(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return the exit code."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=_written_out(arguments), standalone_mode=False)
     except (OnnxPruneError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         return _say(text, 2)
@@ -291,6 +293,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _say("this is a bug of onnxprune: please report it with the lines above", 1)
     return code if isinstance(code, int) else 0
+
+
+def _written_out(arguments: Sequence[str] | None) -> list[str]:
+    """Give a bare --depth its usual score."""
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
+    bare = [
+        n for n, (word, after) in enumerate(zip(given, [*given[1:], "-"], strict=True))
+        if word == "--depth" and after.startswith("-")
+    ]  # fmt: skip
+    for n in reversed(bare):
+        given.insert(n + 1, _DEPTH)
+    return given
 
 
 def entry() -> int:

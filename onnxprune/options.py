@@ -118,7 +118,7 @@ Judge = Annotated[
     str | None,
     typer.Option(
         help="Samples to compare on, best such as the model was not trained on; default: those of "
-        "--data beyond --samples.",
+        "--data beyond --samples. With --depth and one budget, half of them judge which blocks go.",
         metavar="DATA",
         rich_help_panel=_DATA,
     ),

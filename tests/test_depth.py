@@ -339,7 +339,7 @@ def rounds(home: Path, monkeypatch: pytest.MonkeyPatch, script: Sequence[Sequenc
     samples = Samples(len(data), lambda a, b: {"u": data[a:b]})
     request = PruneRequest(home / "planted.onnx", data=samples, depth="scripted", ridge=1e-9)
     analysis = examined(onnx.load(home / "planted.onnx"))
-    return choose(request, analysis, samples, Clock(silent))
+    return choose(request, analysis, samples, None, Clock(silent))
 
 
 def test_what_loses_too_much_is_undone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .analysis import Analysis
+from .blocks import Block
 from .graph import Graph
 from .positions import Axis
 from .quantised import parameters_each
@@ -17,7 +19,11 @@ from .shapes import Instance
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Weighed = Literal["macs", "params", "size", "latency"]  # latency: where it was fitted
+# rows of the lengths, a constant, and whose it is: a node, or a weight counted on behind the nodes
+Term = tuple[list[int], float, int]
+NOBODY = -1  # what stays whichever blocks go
 
 
 class CostModel:
@@ -35,24 +41,26 @@ class CostModel:
         self.roots = np.array(roots, np.int64)
         self._row = {root: i for i, root in enumerate(roots)}
         self.full = np.array([space.sizes[r] for r in roots] + [1], np.float64)
-        self.mac_nodes: list[int] = []
-        terms: list[tuple[list[int], float]] = []
+        terms: list[Term] = []
         for record in analysis.records:
             for macs in record.macs:
-                terms.append(self._term(macs.axes, macs.times, instance))
-                self.mac_nodes.append(record.index)
+                rows, times = self._term(macs.axes, macs.times, instance)
+                terms.append((rows, times, record.index))
         graph, ones = analysis.graph, len(roots)
+        self._weight = {name: len(graph.nodes) + i for i, name in enumerate(graph.weights)}
         weights = [(name, *self.tensor_term(name, w.shape)) for name, w in graph.weights.items()]
         each = parameters_each(graph, analysis.records)
-        params = [(r, n * each.get(name, is_parameter(graph, name))) for name, r, n in weights]
-        size = [(rows, times * _bytes_each(graph, name)) for name, rows, times in weights]
-        size.append(([], _bytes_around(graph)))
-        named: dict[Weighed, list[tuple[list[int], float]]] = {
-            "macs": terms,
-            "params": params,
-            "size": size,
-        }
-        self._figures = {figure: _Products(found, ones) for figure, found in named.items()}
+        params = [
+            (rows, times * each.get(name, is_parameter(graph, name)), self._weight[name])
+            for name, rows, times in weights
+        ]
+        size = [
+            (rows, times * _bytes_each(graph, name), self._weight[name])
+            for name, rows, times in weights
+        ]
+        size.append(([], _bytes_around(graph), NOBODY))
+        named: dict[Weighed, list[Term]] = {"macs": terms, "params": params, "size": size}
+        self._figures = {figure: Products.of(found, ones) for figure, found in named.items()}
         positions = len(analysis.solution.component)
         self.row_of = np.full(positions, len(roots), np.int64)
         for root, first in analysis.solution.base.items():
@@ -86,13 +94,25 @@ class CostModel:
                 rows.append(row)
         return rows, constant
 
-    def with_latency(self, rows: Ints, constants: NDArray[np.float64]) -> CostModel:
-        """Return this model with a figure "latency" beside the others, given as `products` returns it."""
+    def with_latency(self, latency: Products) -> CostModel:
+        """Return this model with a figure "latency" beside the others."""
         model = copy.copy(self)
-        model._figures = {**self._figures, "latency": _Products.of(rows, constants)}
+        model._figures = {**self._figures, "latency": latency}
         return model
 
-    def products(self, figure: Weighed) -> tuple[Ints, NDArray[np.float64]]:
+    def without(self, blocks: Sequence[Block]) -> CostModel:
+        """Return what is left where whole blocks are left out, as a sum over the same lengths."""
+        gone = {node for block in blocks for node in block.nodes}
+        gone |= {self._weight[name] for block in blocks for name in block.weights}
+        model = copy.copy(self)
+        model._figures = {name: each.without(gone) for name, each in self._figures.items()}
+        return model
+
+    def figure(self, name: Weighed, lengths: Floats | None = None) -> float:
+        """Return a figure at these lengths; None: uncut."""
+        return self._figures[name].sum(self.full if lengths is None else lengths)
+
+    def products(self, figure: Weighed) -> tuple[Ints, Floats]:
         """Return a figure as a sum of products of lengths.
 
         Returns:
@@ -102,56 +122,82 @@ class CostModel:
         products = self._figures[figure]
         return products.rows, products.constants
 
-    def lengths(self, removed: Bools | None = None) -> NDArray[np.float64]:
+    def lengths(self, removed: Bools | None = None) -> Floats:
         """Return kept lengths per root (and a trailing 1), for a mask over positions."""
         if removed is None:
             return self.full.copy()
         count = len(self.roots)
         gone = np.bincount(self.row_of[removed], minlength=count)[:count]
-        kept: NDArray[np.float64] = self.full - np.append(gone, 0)
+        kept: Floats = self.full - np.append(gone, 0)
         return kept
 
-    def macs(self, lengths: NDArray[np.float64]) -> float:
+    def macs(self, lengths: Floats) -> float:
         """Multiply-accumulates of one sample."""
         return self._figures["macs"].sum(lengths)
 
-    def macs_by_node(self, lengths: NDArray[np.float64]) -> dict[int, float]:
+    def macs_by_node(self, lengths: Floats) -> dict[int, float]:
         """Multiply-accumulates of one sample per node index."""
         result: dict[int, float] = {}
-        for node, value in zip(self.mac_nodes, self._figures["macs"].each(lengths), strict=True):
+        macs = self._figures["macs"]
+        for node, value in zip(macs.owners.tolist(), macs.each(lengths), strict=True):
             result[node] = result.get(node, 0.0) + float(value)
         return result
 
-    def params(self, lengths: NDArray[np.float64]) -> float:
+    @property
+    def mac_nodes(self) -> list[int]:
+        """The node of each product of `products("macs")`."""
+        found: list[int] = self._figures["macs"].owners.tolist()
+        return found
+
+    def params(self, lengths: Floats) -> float:
         """Number of parameters: elements of floating-point or quantised weights, ties once."""
         return self._figures["params"].sum(lengths)
 
-    def size(self, lengths: NDArray[np.float64]) -> float:
+    def size(self, lengths: Floats) -> float:
         """Bytes of the file: weights as stored, and what is around them (a slight overestimate)."""
         return self._figures["size"].sum(lengths)
 
 
-class _Products:
-    """Sum of constant * product of chosen lengths, as one padded gather."""
+@dataclasses.dataclass(frozen=True)
+class Products:
+    """A figure as a sum of constants times products of chosen lengths.
 
-    def __init__(self, terms: list[tuple[list[int], float]], ones: int) -> None:
-        depth = max((len(rows) for rows, _ in terms), default=0)
-        self.rows = np.full((len(terms), depth), ones, np.int64)
-        for i, (rows, _) in enumerate(terms):
-            self.rows[i, : len(rows)] = rows
-        self.constants = np.array([c for _, c in terms], np.float64)
+    Attributes:
+        rows: int64, shape (T, d), into the lengths; padded with their trailing 1.
+        constants: float64, shape (T,).
+        owners: int64, shape (T,): whose each product is.
+    """
+
+    rows: Ints
+    constants: Floats
+    owners: Ints
 
     @classmethod
-    def of(cls, rows: Ints, constants: NDArray[np.float64]) -> _Products:
-        found = cls.__new__(cls)
-        found.rows, found.constants = rows, constants
-        return found
+    def of(cls, terms: Sequence[Term], ones: int) -> Products:
+        """Pad the rows with the one that is always 1."""
+        depth = max((len(rows) for rows, _, _ in terms), default=0)
+        table = np.full((len(terms), depth), ones, np.int64)
+        for i, (rows, _, _) in enumerate(terms):
+            table[i, : len(rows)] = rows
+        constants = np.array([constant for _, constant, _ in terms], np.float64)
+        return cls(table, constants, np.array([owner for *_, owner in terms], np.int64))
 
-    def each(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-        product: NDArray[np.float64] = lengths[self.rows].prod(axis=1) * self.constants
+    def without(self, gone: set[int]) -> Products:
+        """Leave out the products of some owners."""
+        stays = ~np.isin(self.owners, np.array(sorted(gone), np.int64))
+        return Products(self.rows[stays], self.constants[stays], self.owners[stays])
+
+    def scaled(self, factor: float) -> Products:
+        """Multiply with a number."""
+        return dataclasses.replace(self, constants=factor * self.constants)
+
+    def each(self, lengths: Floats) -> Floats:
+        """Return every product: float64, shape (T,)."""
+        product: Floats = lengths[self.rows].prod(axis=1) * self.constants
         return product
 
-    def sum(self, lengths: NDArray[np.float64]) -> float:
+    def sum(self, lengths: Floats) -> float:
+        """Return the figure."""
         return float(self.each(lengths).sum())
 
 

@@ -47,6 +47,20 @@ class Setting:
     target: Target | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A model to be timed, and the inputs of one run."""
+
+    graph: Graph
+    feeds: dict[str, Array]
+
+    @classmethod
+    def of(cls, mask: Mask, graph: Graph, feeds: dict[str, Array]) -> Copy:
+        """Take a cut model, and turn inputs of the original into its own."""
+        interface = interface_of(mask)
+        return cls(graph, interface.feeds(interface.admissible(feeds)))
+
+
 def drawn(analysis: Analysis, options: Options, count: int, seed: int = 0) -> list[Mask]:
     """Draw masks over the widths that a selection may choose, from hardly cut to the floors.
 
@@ -77,7 +91,7 @@ def observed(
     setting: Setting,
     progress: Progress = silent,
 ) -> tuple[list[Observed], float]:
-    """Time cut copies, each in turns with the original.
+    """Time cut copies, each in turns with the original, and look at their kernels.
 
     Returns:
         What was observed, the original first; and the milliseconds of one run of the original.
@@ -85,41 +99,54 @@ def observed(
     Raises:
         OnnxPruneError: if the provider does not run, or another machine fails.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
-        folder = Path(name)
-        cut = [SURGERIES["channels"](mask) for mask in masks]
-        names = _write(folder, original, feeds, list(zip(masks, cut, strict=True)), setting)
-        if setting.target is None:
-            text = run_here(folder, progress)
-        else:
-            text = run_there(setting.target, folder, progress)
-    result = read_result(text, names)
+    cut = [Copy.of(mask, SURGERIES["channels"](mask), feeds) for mask in masks]
+    result = _run([Copy(original, feeds), *cut], setting, progress, profile=True)
     lengths = [cost.lengths(), *(cost.lengths(mask.removed) for mask in masks)]
     ratios, milliseconds = _ratios(result)
     macs = macs_by_name(cost)
     kernels = [
         _shares(Profiled(graph, macs, times), ratio)
-        for graph, times, ratio in zip([original, *cut], result.profiles, ratios, strict=True)
+        for graph, times, ratio in zip(
+            [original, *(copy.graph for copy in cut)], result.profiles, ratios, strict=True
+        )
     ]
     found = [Observed(*all_of) for all_of in zip(lengths, ratios, kernels, strict=True)]
     return found, milliseconds
 
 
-def _write(
-    folder: Path,
-    original: Graph,
-    feeds: dict[str, Array],
-    cut: Sequence[tuple[Mask, Graph]],
-    setting: Setting,
-) -> list[str]:
-    """Write the job: every copy in a cell with the original; returns the names of the files."""
-    save(original, folder / "0.onnx")
-    np.savez(folder / "0.npz", **feeds)  # type: ignore[arg-type]  # a stub of NumPy's
-    for number, (mask, graph) in enumerate(cut, 1):
-        save(graph, folder / f"{number}.onnx")
-        interface = interface_of(mask)
-        np.savez(folder / f"{number}.npz", **interface.feeds(interface.admissible(feeds)))  # type: ignore[arg-type]
-    names = [f"{number}.onnx" for number in range(len(cut) + 1)]
+def raced(
+    original: Copy, other: Copy, setting: Setting, progress: Progress = silent
+) -> tuple[float, float]:
+    """Time a model in turns with the original.
+
+    Returns:
+        Its time as a share of the original's, and the milliseconds of one run of the original.
+
+    Raises:
+        OnnxPruneError: if the provider does not run, or another machine fails.
+    """
+    (_, ratio), milliseconds = _ratios(_run([original, other], setting, progress, profile=False))
+    return ratio, milliseconds
+
+
+def _run(copies: Sequence[Copy], setting: Setting, progress: Progress, *, profile: bool) -> Result:
+    """Time all but the first in turns with the first."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
+        folder = Path(name)
+        names = _write(folder, copies, setting, profile=profile)
+        if setting.target is None:
+            text = run_here(folder, progress)
+        else:
+            text = run_there(setting.target, folder, progress)
+    return read_result(text, names)
+
+
+def _write(folder: Path, copies: Sequence[Copy], setting: Setting, *, profile: bool) -> list[str]:
+    """Write the job: every copy in a cell with the first; returns the names of the files."""
+    for number, copy in enumerate(copies):
+        save(copy.graph, folder / f"{number}.onnx")
+        np.savez(folder / f"{number}.npz", **copy.feeds)  # type: ignore[arg-type]  # a stub of NumPy's
+    names = [f"{number}.onnx" for number in range(len(copies))]
     job = {
         "models": [{"name": name, "file": name} for name in names],
         "cells": [
@@ -130,7 +157,7 @@ def _write(
             for n in range(1, len(names))
         ],
         "provider": setting.provider, "fallback": False, "lives": _LIVES,
-        "seconds": setting.seconds / _LIVES, "least": _LEAST, "most": _MOST, "profile": True,
+        "seconds": setting.seconds / _LIVES, "least": _LEAST, "most": _MOST, "profile": profile,
         "alone": False,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))

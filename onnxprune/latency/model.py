@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from ..core.cost import CostModel
+from ..core.cost import NOBODY, CostModel, Products, Term
 from ..core.shapes import Instance
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Term = tuple[list[int], float]  # rows of the cost model's lengths, and a constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +44,18 @@ class LatencyModel:
     """A fitted sum of products.
 
     Attributes:
-        rows, constants: as those of `CostModel.products`; the uncut model comes to 1.
+        products: share of the original's time, which comes to 1; each is that of a node.
         milliseconds: one run of the original.
         error: median over the copies it was fitted to of |predicted / measured - 1|.
     """
 
-    rows: Ints
-    constants: Floats
+    products: Products
     milliseconds: float
     error: float
 
     def ratio(self, lengths: Floats) -> float:
         """Return the predicted share of the original's time."""
-        return float(self.constants @ lengths[self.rows].prod(axis=1))
+        return self.products.sum(lengths)
 
 
 def fitted(
@@ -81,14 +78,13 @@ def fitted(
         columns = np.stack([_evaluated(part, lengths) for part in parts], axis=1)
         weights = _least(columns, times)
         terms += [
-            (rows, constant * float(weight))
+            (rows, constant * float(weight), owner)
             for part, weight in zip(parts, weights, strict=True)
-            for rows, constant in part
+            for rows, constant, owner in part
             if weight > 0
         ]
-    rows, constants = _padded(terms, len(cost.full) - 1)
-    found = LatencyModel(rows, constants, milliseconds, 0.0)
-    found = dataclasses.replace(found, constants=constants / found.ratio(cost.full))
+    products = Products.of(terms, len(cost.full) - 1)
+    found = LatencyModel(products.scaled(1 / products.sum(cost.full)), milliseconds, 0.0)
     off = [found.ratio(copy.lengths) / copy.ratio - 1 for copy in copies]
     return dataclasses.replace(found, error=float(np.median(np.abs(off))))
 
@@ -98,21 +94,23 @@ class _Features:
 
     def __init__(self, cost: CostModel, instance: Instance) -> None:
         nodes = cost.analysis.graph.nodes
-        self.nodes = {node.name or node.output[0]: node for node in nodes}
+        self.number = {node.name or node.output[0]: i for i, node in enumerate(nodes)}
         self.cost, self.instance = cost, instance
         self.macs: dict[str, list[Term]] = {}
         for number, rows, constant in zip(cost.mac_nodes, *cost.products("macs"), strict=True):
             name = nodes[number].name or nodes[number].output[0]
-            self.macs.setdefault(name, []).append((rows.tolist(), float(constant)))
+            term = (rows.tolist(), float(constant), self.number[name])
+            self.macs.setdefault(name, []).append(term)
 
     def of(self, name: str) -> list[list[Term]]:
         """Return a kernel's features: a constant, arithmetic, elements written."""
-        constant: list[Term] = [([], 1.0)]
-        if name not in self.nodes:  # a change of layout: it grows with all that is computed
+        owner = self.number.get(name, NOBODY)
+        constant: list[Term] = [([], 1.0, owner)]
+        if owner == NOBODY:  # a change of layout: it grows with all that is computed
             return [constant, [term for terms in self.macs.values() for term in terms]]
         written = [
-            self.cost.tensor_term(tensor, self.instance.shapes[tensor])
-            for tensor in self.nodes[name].output
+            (*self.cost.tensor_term(tensor, self.instance.shapes[tensor]), owner)
+            for tensor in self.cost.analysis.graph.nodes[owner].output
             if tensor in self.instance.shapes
         ]
         return [part for part in (constant, self.macs.get(name, []), written) if part]
@@ -121,7 +119,7 @@ class _Features:
 def _evaluated(part: Sequence[Term], lengths: Floats) -> Floats:
     """Return a sum of products at many lengths: (N, R) -> (N,)."""
     total = np.zeros(len(lengths))
-    for rows, constant in part:
+    for rows, constant, _ in part:
         total += constant * lengths[:, rows].prod(axis=1)
     return total
 
@@ -132,12 +130,3 @@ def _least(columns: Floats, times: Floats) -> Floats:
     weights, _ = nnls(columns / scale, times)
     found: Floats = weights / scale
     return found
-
-
-def _padded(terms: Sequence[Term], ones: int) -> tuple[Ints, Floats]:
-    """Return rows as one array, padded with the row that is always 1."""
-    depth = max((len(rows) for rows, _ in terms), default=0)
-    table = np.full((len(terms), depth), ones, np.int64)
-    for number, (rows, _) in enumerate(terms):
-        table[number, : len(rows)] = rows
-    return table, np.array([constant for _, constant in terms], np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.analysis import Mask
+from ..core.blocks import Block
 from ..core.configured import settings_of as settings_of
 from ..core.contracts import Criterion, Evidence, Ranking, Repair
 from ..core.errors import BudgetError, OnnxPruneError
@@ -19,11 +20,12 @@ from ..core.threads import blas_threads
 from ..files.store import digest
 from ..measure.clock import Clock
 from ..measure.drop import Search
-from ..plan import Settings, Step, mask_of, read_plan, versions
+from ..plan import DepthRound, Settings, Step, mask_of, read_plan, versions
 from ..selection.budget import Budget
 from ..selection.select import as_listed, check, follow, select
 from .collect import collect
 from .damage import Damage
+from .deepen import divided, look
 from .depth import remaining
 from .memory import Memory, content
 from .quality import Quality
@@ -41,7 +43,8 @@ class Decision:
     """What goes, why, and what was learnt on the way.
 
     Attributes:
-        mask: what is removed.
+        subject: what it is about: without the blocks that go.
+        mask: what is removed of that.
         criterion: what scored the units, with its settings.
         selection: budget and options, for the plan.
         repair: name and object of the repair to come.
@@ -50,8 +53,10 @@ class Decision:
         notes: what the user should know.
         search: that found the budget; None if the user gave it.
         repaired: what a search has repaired already.
+        remains: what is left of the budget's figure; None where no budget decided.
     """
 
+    subject: Subject
     mask: Mask
     criterion: Step
     selection: Settings
@@ -61,6 +66,7 @@ class Decision:
     notes: tuple[str, ...] = ()
     search: Search | None = None
     repaired: Graph | None = None
+    remains: float | None = None
 
 
 def decide(
@@ -80,7 +86,7 @@ def decide(
     if subject.depth is not None and budget is not None:
         budget = remaining(budget, subject.whole, subject.cost)
     if subject.depth is not None and budget is None and not request.scoring[1].chooses:
-        return _blocks_alone(request, subject)
+        return blocks_alone(request, subject)
     if budget is not None:
         check(subject.cost, budget, request.options)
     return chosen(request, subject, known or ranked(request, subject, clock), budget, clock)
@@ -94,12 +100,14 @@ class Ranked:
         criterion, repair: name and object.
         evidence: what the criterion looked at; the repair looks at it too.
         rankings: one per group.
+        blocks: that may go, with their scores; None where they are not chosen with channels.
     """
 
     criterion: tuple[str, Criterion]
     repair: tuple[str, Repair]
     evidence: Evidence
     rankings: list[Ranking]
+    blocks: tuple[tuple[Block, ...], DepthRound] | None = None
 
 
 def ranked(request: PruneRequest, subject: Subject, clock: Clock) -> Ranked:
@@ -112,8 +120,13 @@ def ranked(request: PruneRequest, subject: Subject, clock: Clock) -> Ranked:
     refuse_without_samples("criterion", name, criterion, subject, "choose l1, l2, fpgm or random")
     repair = request.repairing
     refuse_without_samples("repair", *repair, subject, "choose none")
+    blocks = None
+    if request.joint:
+        fitted, _ = divided(request, subject.calibration, subject.judges)
+        blocks = look(request, subject.analysis, fitted, clock)
     evidence = gathered(request, subject, criterion.needs | repair[1].needs, clock)
-    return Ranked((name, criterion), repair, evidence, rank(request, subject, evidence, clock))
+    rankings = rank(request, subject, evidence, clock)
+    return Ranked((name, criterion), repair, evidence, rankings, blocks)
 
 
 def rank(
@@ -149,14 +162,19 @@ def chosen(
             )
     if not len(found.units):
         raise BudgetError(f"{asked} removes nothing: lower --round-to, or ask for more")
+    mask, cost, remains = subject.analysis.mask(found.units), subject.cost, None
+    if budget is not None and budget.figure != "units":
+        remains = cost.figure(budget.figure, cost.lengths(mask.removed))
     return Decision(
-        mask=subject.analysis.mask(found.units),
+        subject=subject,
+        mask=mask,
         criterion=Step(name, settings_of(criterion)),
-        selection={"budget": _with_blocks(asked, request)} | dataclasses.asdict(request.options),
+        selection={"budget": with_blocks(asked, request)} | dataclasses.asdict(request.options),
         repair=known.repair,
         evidence=known.evidence,
         scores=tuple(scores),
         notes=tuple(dict.fromkeys(note for ranking in rankings for note in ranking.notes)),
+        remains=remains,
     )
 
 
@@ -168,16 +186,17 @@ def _listed(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
     if not len(chosen.units):
         raise BudgetError("the lists of what to keep name everything: nothing goes")
     return Decision(
+        subject=subject,
         mask=subject.analysis.mask(chosen.units),
         criterion=Step("listed"),
-        selection={"budget": _with_blocks("lists of what to keep", request)}
+        selection={"budget": with_blocks("lists of what to keep", request)}
         | dataclasses.asdict(request.options),
         repair=repair,
         evidence=gathered(request, subject, repair[1].needs, clock),
     )
 
 
-def _blocks_alone(request: PruneRequest, subject: Subject) -> Decision:
+def blocks_alone(request: PruneRequest, subject: Subject) -> Decision:
     """Leave out the blocks and nothing else: there is no budget, or it is met without them."""
     repair = request.repairing
     if repair[0] != "none" and not repair[1].needs_samples:
@@ -188,16 +207,17 @@ def _blocks_alone(request: PruneRequest, subject: Subject) -> Decision:
     refuse_without_samples("repair", *repair, subject, "choose none")
     asked = request.budget.asked if request.budget else ""
     return Decision(
+        subject=subject,
         mask=subject.analysis.mask(np.empty(0, np.int64)),
         criterion=Step("blocks"),
-        selection={"budget": _with_blocks(asked, request)} | dataclasses.asdict(request.options),
+        selection={"budget": with_blocks(asked, request)} | dataclasses.asdict(request.options),
         repair=repair,
         evidence=Evidence(subject.analysis, None, request.seed, request.labels),
         notes=(f"{asked} is met without the blocks: no channels go",) if asked else (),
     )
 
 
-def _with_blocks(asked: str, request: PruneRequest) -> str:
+def with_blocks(asked: str, request: PruneRequest) -> str:
     """Say what was asked for, blocks first."""
     blocks = [f"--drop-block {name}" for name in request.dropped]
     blocks += [f"--depth {request.depth}"] if request.depth else []
@@ -219,7 +239,7 @@ def _planned(request: PruneRequest, subject: Subject, clock: Clock) -> Decision:
         repair = request.named_repair("none")
     refuse_without_samples("repair", *repair, subject, "choose none")
     evidence = gathered(request, subject, repair[1].needs, clock)
-    return Decision(mask, plan.criterion, plan.selection, repair, evidence, notes=notes)
+    return Decision(subject, mask, plan.criterion, plan.selection, repair, evidence, notes=notes)
 
 
 def _needs(used: Criterion | Repair) -> bool:

@@ -1,7 +1,9 @@
 """Chooses which whole blocks go by a depth score: so many of them, or as long as the model holds.
 
-The samples that judge a round are the last quarter of the calibration samples, which no repair of it
-has seen; what is held out for the report judges nothing here.
+Where a drop is allowed (--max-drop), a guard that accepts more is held to that.
+
+The samples that judge a round are half of those of --judge, else the last quarter of the calibration
+samples, which no repair of it has seen; what is held out for the report or a search judges nothing here.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ _NO_UNITS = np.empty(0, np.int64)
 
 
 def choose(
-    request: PruneRequest, entire: Analysis, samples: Samples | None, clock: Clock
+    request: PruneRequest,
+    entire: Analysis,
+    samples: Samples | None,
+    judges: Samples | None,
+    clock: Clock,
 ) -> tuple[Mask | None, PlannedDepth]:
     """Choose the blocks that go, and say how.
 
@@ -49,6 +55,7 @@ def choose(
         request: with the score.
         entire: of the whole model.
         samples: to calibrate on; None where there are none.
+        judges: that judge rounds; None: the last of `samples` do.
         clock: times the steps.
 
     Returns:
@@ -60,14 +67,7 @@ def choose(
         OnnxPruneError: if the model has no blocks, or the score needs samples and there are none.
     """
     name, score = request.deepening
-    blocks = competing(find_blocks(entire), score.level)
-    if not blocks:
-        raise OnnxPruneError(f"--depth {name}: the model has no block that can be left out whole")
-    if samples is None and (score.needs or score.needs_samples):
-        raise OnnxPruneError(
-            f"depth score '{name}' needs sample inputs: give --data, or choose random"
-        )
-    chooser = _Chooser(request, entire, blocks, samples, clock)
+    chooser = _Chooser(request, entire, blocks_of(request, entire, samples), samples, judges, clock)
     if score.guard is None:
         gone, planned = chooser.ranked(name, score)
     else:
@@ -75,6 +75,54 @@ def choose(
     if not gone:
         return None, planned
     return entire.mask(_NO_UNITS, tuple(sorted(gone, key=lambda b: b.nodes[-1]))), planned
+
+
+def look(
+    request: PruneRequest, entire: Analysis, samples: Samples, clock: Clock
+) -> tuple[Blocks, DepthRound]:
+    """Rank the blocks of a whole model and leave out none.
+
+    Raises:
+        OnnxPruneError: if the model has no blocks.
+    """
+    _, score = request.deepening
+    blocks = blocks_of(request, entire, samples)
+    chooser = _Chooser(request, entire, blocks, samples, None, clock)
+    seen = chooser._look(entire, (), score, samples)
+    return seen.blocks, chooser._round(score, seen, chooser._ranking(score, seen), ())
+
+
+def blocks_of(request: PruneRequest, entire: Analysis, samples: Samples | None) -> Blocks:
+    """Return the blocks that compete."""
+    name, score = request.deepening
+    blocks = competing(find_blocks(entire), score.level)
+    if not blocks:
+        raise OnnxPruneError(f"--depth {name}: the model has no block that can be left out whole")
+    if samples is None and (score.needs or score.needs_samples):
+        raise OnnxPruneError(
+            f"depth score '{name}' needs sample inputs: give --data, or choose random"
+        )
+    return blocks
+
+
+def divided(
+    request: PruneRequest, samples: Samples | None, judges: Samples | None
+) -> tuple[Samples, Samples]:
+    """Divide calibration samples: those to fit to, and those that judge, unless others do.
+
+    Raises:
+        DataError: if there are too few.
+    """
+    if samples is not None and judges is not None:
+        return samples, judges
+    count = 0 if samples is None else samples.count // _JUDGES
+    if samples is None or count < _FEWEST_JUDGES:
+        raise DataError(
+            f"--depth {request.depth}: one in {_JUDGES} calibration samples judges what is lost, "
+            f"found {count}: give at least {_JUDGES * _FEWEST_JUDGES} samples, or --judge"
+        )
+    edge = samples.count - count
+    return samples.part(0, edge), samples.part(edge, samples.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +141,7 @@ class _Chooser:
     entire: Analysis
     blocks: Blocks
     samples: Samples | None
+    judges: Samples | None
     clock: Clock
 
     def ranked(self, name: str, score: DepthScore) -> tuple[Blocks, PlannedDepth]:
@@ -113,7 +162,9 @@ class _Chooser:
         """Leave out what the score says, round by round, while the drop stays within its threshold."""
         gone: Blocks = ()
         rounds: list[DepthRound] = []
-        fitted, judges = self._split
+        fitted, judges = divided(self.request, self.samples, self.judges)
+        if self.request.max_drop is not None:
+            guard = dataclasses.replace(guard, threshold=min(guard.threshold, self.request.allowed))
         look = self._look(self.entire, gone, score, fitted)
         finer: DepthScore | None = score
         metric: Metric = "agreement"
@@ -188,19 +239,6 @@ class _Chooser:
         )  # fmt: skip
         with self.clock("repair"), blas_threads(shallow):
             return repair.apply(task)
-
-    @cached_property
-    def _split(self) -> tuple[Samples, Samples]:
-        """Divide the calibration samples: those to fit to, and those that judge."""
-        samples = self.samples
-        count = 0 if samples is None else samples.count // _JUDGES
-        if samples is None or count < _FEWEST_JUDGES:
-            raise DataError(
-                f"--depth {self.request.depth}: one in {_JUDGES} calibration samples judges what is "
-                f"lost, found {count}: give at least {_JUDGES * _FEWEST_JUDGES} samples"
-            )
-        edge = samples.count - count
-        return samples.part(0, edge), samples.part(edge, samples.count)
 
     @cached_property
     def _reference(self) -> Session:

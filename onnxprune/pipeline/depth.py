@@ -1,22 +1,26 @@
-"""Depth before width: which whole blocks go before channels are chosen from what remains."""
+"""Whole blocks that go beside channels: which, what remains to be met, and one mask for both."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..core.analysis import Analysis, Mask
+from ..core.analysis import Analysis, Bools, Mask
 from ..core.blocks import Block
 from ..core.cost import CostModel
-from ..core.errors import OnnxPruneError
+from ..core.errors import InternalError, OnnxPruneError
+from ..core.listed import units_at
 from ..plan import depth_of, read_plan
 from ..selection.budget import Budget
 from ..structure.blocks import find_blocks
 from .request import PruneRequest
+
+Floats = NDArray[np.float64]
 
 _NEAR = 3  # names in a message
 
@@ -79,9 +83,70 @@ def remaining(budget: Budget, whole: CostModel, cost: CostModel) -> Budget | Non
     """
     if budget.figure == "units":
         return budget
-    figures = {"macs": CostModel.macs, "params": CostModel.params, "size": CostModel.size}
-    weigh = figures[budget.figure]
-    limit = budget.limit(weigh(whole, whole.lengths()))
-    if weigh(cost, cost.lengths()) <= limit:
+    limit = budget.limit(whole.figure(budget.figure))
+    if cost.figure(budget.figure) <= limit:
         return None
     return dataclasses.replace(budget, value=limit, relative=False)
+
+
+def carried(mask: Mask, analysis: Analysis) -> Mask:
+    """Return what a mask removes, as a mask of the same model without some blocks.
+
+    Weights keep their names. Where leaving out a block made more prunable, nothing of that goes.
+
+    Args:
+        mask: of the whole model.
+        analysis: of what remains without the blocks.
+
+    Raises:
+        InternalError: if what remains cannot lose just that.
+    """
+    solution = analysis.solution
+    removed, kept = np.zeros((2, len(solution.component)), np.bool_)
+    for name, number, axis in _axes(analysis):
+        if (ids := solution.positions(axis)) is not None:
+            gone = _gone(mask, name, number, len(ids))
+            removed[ids[gone]] = kept[ids[~gone]] = True
+    units = units_at(analysis, removed, every=False) & ~units_at(analysis, kept, every=False)
+    found = analysis.mask(np.flatnonzero(units))
+    for name, number, axis in _axes(analysis):
+        size = analysis.space.sizes[axis]
+        if (_gone(mask, name, number, size) != _gone(found, name, number, size)).any():
+            raise InternalError(f"axis {number} of '{name}' loses other positions without blocks")
+    return found
+
+
+def _gone(mask: Mask, name: str, number: int, size: int) -> Bools:
+    gone = mask.gone_at(name, number)
+    return np.zeros(size, np.bool_) if gone is None else gone
+
+
+def _axes(analysis: Analysis) -> Iterator[tuple[str, int, int]]:
+    """Yield the axes of weights that have positions: weight, number, axis."""
+    for name, weight in analysis.graph.weights.items():
+        for number in range(len(weight.shape)):
+            if (axis := analysis.space.find(name, number)) is not None:
+                yield name, number, axis
+
+
+def carried_scores(
+    scores: Sequence[Floats], whole: Analysis, analysis: Analysis
+) -> tuple[Floats, ...]:
+    """Return scores of the whole model's units as those of what remains without some blocks.
+
+    Returns:
+        per group of `analysis` float64, shape (U,); empty where the whole has no such units.
+    """
+    known = {
+        (m.tensor, m.axis, position): score
+        for group, each in zip(whole.groups, scores, strict=True)
+        for m in group.members
+        for owned, score in zip(m.index.tolist(), each.tolist(), strict=True)
+        for position in owned
+    }
+    found = []
+    for group in analysis.groups:
+        m = group.members[0]
+        each = [known.get((m.tensor, m.axis, owned[0])) for owned in m.index.tolist()]
+        found.append(np.array([] if None in each else each, np.float64))
+    return tuple(found)

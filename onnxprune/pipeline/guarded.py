@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from ..core.contracts import SURGERIES, Memo, computed
-from ..core.cost import CostModel
 from ..core.errors import BudgetError, DataError
 from ..core.graph import Array, Graph
 from ..core.interface import interface_of
@@ -26,10 +25,11 @@ from ..core.runtime import Session
 from ..measure.clock import Clock
 from ..measure.drop import Drop, Search, Trial
 from ..measure.evaluate import Evaluation
-from ..selection.budget import Budget, Figure
+from ..selection.budget import Budget
 from ..selection.select import least
 from ..show.report import plain
-from .decide import Decision, Ranked, chosen, ranked
+from .decide import Decision
+from .joint import Widths, choosing, deepest
 from .judging import Judge, limit_of, packed, unpacked
 from .memory import Memory
 from .repair import repair
@@ -87,11 +87,11 @@ class _Search:
     def run(self) -> Decision:
         """Bisect; return the decision of the best trial."""
         self.judge.try_metric()
-        known = ranked(self.request, self.subject, self.clock)
+        choose = choosing(self.request, self.subject, self.clock)
         low, high = 0, 2**self.request.trials
         while high - low > 1:
             middle = (low + high) // 2
-            if self._holds(known, middle / 2**self.request.trials):
+            if self._holds(choose, middle / 2**self.request.trials):
                 low = middle
             else:
                 high = middle
@@ -106,12 +106,12 @@ class _Search:
         """Report progress with the number of the trial."""
         self.clock.progress(f"{self.stage}{what}", done, total)
 
-    def _holds(self, known: Ranked, depth: float) -> bool:
+    def _holds(self, choose: Widths, depth: float) -> bool:
         """Try a compression: 0 is nothing, 1 the least reachable."""
         budget = self._budget(depth)
         self.stage = f"trial {len(self.trials) + 1} of {self.request.trials}: "
-        decision = chosen(self.request, self.subject, known, budget, self.clock)
-        key = hashlib.sha256(np.packbits(decision.mask.removed).tobytes()).hexdigest()[:16]
+        decision = choose(budget)
+        key = _key(decision)
         if key not in self.trials:
             evaluation, repaired = self._tried(decision, key)
             drop = self.judge.limit.judge(evaluation)
@@ -121,9 +121,8 @@ class _Search:
         return self.trials[key].drop.holds
 
     def _budget(self, depth: float) -> Budget:
-        by, cost = self.request.by, self.subject.cost
-        full = figure(cost, by)
-        last = float(getattr(least(cost, self.request.options), by))
+        by, full = self.request.by, self.subject.cost.figure(self.request.by)
+        last = float(getattr(least(deepest(self.request, self.subject), self.request.options), by))
         return Budget(by, full - depth * (full - last), relative=False, asked=self._asked)
 
     def _tried(self, decision: Decision, key: str) -> tuple[Evaluation, Graph | None]:
@@ -133,7 +132,7 @@ class _Search:
         def make() -> dict[str, Array]:
             with self.clock("cut"):
                 pruned = SURGERIES["channels"](decision.mask)
-            made.append(repair(self.request, self.subject, decision, pruned, self.clock))
+            made.append(repair(self.request, decision.subject, decision, pruned, self.clock))
             with self.clock("compare"):
                 after = Session(made[0], provider=self.request.provider)
                 interface = interface_of(decision.mask)
@@ -153,9 +152,9 @@ class _Search:
         return f"--max-drop {self.request.max_drop}"
 
     def _trial(self, budget: Budget, decision: Decision, drop: Drop) -> Trial:
-        cost, whole = self.subject.cost, self.subject.whole
+        cost = decision.subject.cost
         left = cost.lengths(decision.mask.removed)
-        share = budget.value / figure(whole, self.request.by)
+        share = budget.value / self.subject.whole.figure(self.request.by)
         return Trial(share, cost.macs(left), cost.params(left), cost.size(left), drop)
 
     def _found(self, number: int) -> Search:
@@ -167,7 +166,7 @@ class _Search:
 
     def _refusal(self) -> str:
         """Say that nothing holds the limit, and what the mildest trial came to."""
-        by, whole = self.request.by, figure(self.subject.whole, self.request.by)
+        by, whole = self.request.by, self.subject.whole.figure(self.request.by)
         mildest = max(self.trials.values(), key=lambda trial: float(getattr(trial, by)))
         kept, drop = float(getattr(mildest, by)) / whole, mildest.drop
         metric, count = self.judge.limit.metric, self.judge.samples.count
@@ -181,7 +180,8 @@ class _Search:
         )
 
 
-def figure(cost: CostModel, name: Figure) -> float:
-    """Return what the uncut model weighs."""
-    weigh = {"macs": cost.macs, "params": cost.params, "size": cost.size}[name]
-    return weigh(cost.lengths())
+def _key(decision: Decision) -> str:
+    """Return a name for what a decision removes."""
+    depth, removed = decision.subject.depth, np.packbits(decision.mask.removed)
+    blocks = "" if depth is None else repr(sorted(block.y for block in depth.blocks))
+    return hashlib.sha256(blocks.encode() + removed.tobytes()).hexdigest()[:16]

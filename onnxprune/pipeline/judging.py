@@ -94,11 +94,11 @@ class Judge:
 
     @cached_property
     def _reference(self) -> Session:
-        return _Recorded(self.subject.path, provider=self.request.provider)
+        return Recorded(self.subject.path, provider=self.request.provider)
 
 
-class _Recorded(Session):
-    """The original, which runs once on the samples that judge every trial."""
+class Recorded(Session):
+    """A model that runs once on samples that many others are compared with it on."""
 
     @cached_property
     def _held(self) -> dict[bytes, dict[str, Any]]:

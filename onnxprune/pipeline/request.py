@@ -17,6 +17,7 @@ from ..measure.drop import Metric, read_share
 from ..providers import provider_named
 from ..selection.budget import Budget, Normalise, Options, Scope
 from ..structure.unlock import Positions, Unlock, unlocks
+from .deep_search import check_depth, read_blocks
 from .samples import Data
 from .schedule import check_rounds
 from .searching import check_search, read_sweep
@@ -65,13 +66,15 @@ class PruneRequest:
         bench: time all files of a sweep side by side, at its end.
         judge: samples that compare with the original, written as `data`; None: those of `data` beyond
             `samples`. Best are samples that the model was not trained on: on those it was, it
-            answers with more margin, and loses less.
+            answers with more margin, and loses less. With `depth` and a single budget, or none, half
+            of them judge which blocks go; else a quarter of the calibration samples does.
         judge_samples: at most so many; None: 512, for a search 4096.
         drop_block: names or patterns of blocks (see `inspect`) that are left out whole, before
             channels are chosen; without a budget nothing else goes. Scores and repair look at what
             remains without them.
         depth: what chooses such blocks instead, written as `criterion` is: "mpruner", which goes on while
             accuracy (agreement without labels) holds, or a score that only ranks, such as "cosine".
+            With a budget and no `blocks`, such a score and the criterion meet it together.
         blocks: how many of the blocks that compete go by a score that ranks, or which share of them.
         unlock: what may shrink of that which callers of the model see: "input:NAME", "output:NAME" or
             "vocabulary:NAME", with "@AXIS" at the end if it is not the usual one.
@@ -178,8 +181,10 @@ class PruneRequest:
         _ = self.budget, self.options, self.scoring, self.repairing, self.unlocked
         check_search(self)
         check_rounds(self)
-        self._check_depth()
-        self._check_latency()
+        check_depth(self)
+        if not self.by_time and (self.device or self.threads):
+            option = "target" if self.device else "threads"
+            raise OnnxPruneError(f"--{option} is of use with --latency only: leave it out")
         if self.only_lists and self.criterion is not None:
             raise BudgetError(
                 "--criterion has nothing to rank: the lists of what to keep say what goes; "
@@ -192,44 +197,22 @@ class PruneRequest:
                 f"--sweep, found {found}"
             )
 
-    def _check_latency(self) -> None:
-        """Refuse what makes no sense of a budget in time."""
-        if not self.by_time:
-            for name, given in (("target", self.device), ("threads", self.threads)):
-                if given:
-                    raise OnnxPruneError(f"--{name} is of use with --latency only: leave it out")
-        elif self.depth is not None or self.dropped:
-            raise BudgetError(
-                "--latency counts the time of channels: leave blocks out in a prune of their own first"
-            )
-
     @property
     def needs_budget(self) -> bool:
         """Whether nothing else says how much goes."""
         alone = self.only_lists or self.only_blocks
         return not (self.plan is not None or self.scoring[1].chooses or alone)
 
-    def _check_depth(self) -> None:
-        """Refuse what makes no sense of blocks."""
-        if self.depth is None:
-            if self.blocks is not None:
-                raise OnnxPruneError("--blocks is of use with --depth only: name a score, too")
-            return
-        if self.dropped:
-            raise OnnxPruneError(
-                "--depth chooses blocks, --drop-block names them: give one of them"
-            )
-        name, score = self.deepening
-        if score.guard is None and self.blocks is None:
-            raise BudgetError(f"--depth {name} ranks blocks: say how many go with --blocks")
-        if score.guard is not None and self.blocks is not None:
-            raise BudgetError(f"--depth {name} says by itself what goes: leave out --blocks")
-        _ = self.block_count
-
     @property
     def deepening(self) -> tuple[str, DepthScore]:
         """Name and object of the depth score, where one is asked for."""
         return configured(DEPTH, self.depth or "")
+
+    @property
+    def joint(self) -> bool:
+        """Whether blocks and channels are chosen together, under one budget."""
+        ranks = self.depth is not None and self.deepening[1].guard is None
+        return ranks and self.blocks is None and self.bounded
 
     @property
     def block_count(self) -> float | None:
@@ -238,18 +221,7 @@ class PruneRequest:
         Raises:
             BudgetError: if it is neither.
         """
-        if self.blocks is None:
-            return None
-        text = str(self.blocks).strip()
-        try:
-            value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            value = 0.0
-        if not (0 < value < 1 or (value >= 1 and value.is_integer() and not text.endswith("%"))):
-            raise BudgetError(
-                f"--blocks {self.blocks}: expected how many go, such as 6, or a share, such as 25%"
-            )
-        return value
+        return None if self.blocks is None else read_blocks(self.blocks)
 
     @property
     def allowed(self) -> float:

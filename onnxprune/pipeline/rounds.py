@@ -114,6 +114,7 @@ class _Rounds:
         name, criterion = known.criterion
         settings = {"rounds": count, "retrain": request.retrain, "rewind": self._rewinds}
         return Decision(
+            subject=self.subject,
             mask=mask,
             criterion=Step(name, settings_of(criterion)),
             selection={"budget": self.budget.asked}
@@ -163,7 +164,7 @@ class _Rounds:
             else:
                 subject, evidence = self.left, known.evidence
                 mask = subject.analysis.mask(np.flatnonzero(np.isin(origins, joined)))
-            decision = Decision(mask, Step("rounds"), {}, known.repair, evidence)
+            decision = Decision(subject, mask, Step("rounds"), {}, known.repair, evidence)
             graph = SURGERIES["channels"](mask)
             graph = repair(request, subject, decision, graph, self.clock)
             text = self._trained(graph, number, request).to_model().SerializeToString()

@@ -42,6 +42,7 @@ from ..proof.prove import Proof, check_model, prove, worst
 from ..show.report import PruneReport, widths_of
 from .decide import Decision, decide, settings_of
 from .guarded import guarded
+from .joint import jointly
 from .repair import repair
 from .request import PruneRequest
 from .rounds import in_rounds
@@ -64,12 +65,13 @@ def prune(request: PruneRequest) -> PruneReport:
     if request.sweep is not None:
         raise OnnxPruneError("a sweep makes several files: call `onnxprune.sweep`")
     clock = Clock(request.progress)
-    subject = study(request, clock)
-    decision = deciding(request)(request, subject, clock)
+    studied = study(request, clock)
+    decision = deciding(request)(request, studied, clock)
+    subject = decision.subject
     if request.dry_run:
         write_plan(_plan(request, subject, decision), request.plan_target)
         return _report(request, subject, decision, clock)
-    made = carried_out(request, subject, decision, clock)
+    made = carried_out(request, decision, clock)
     evaluation, times = _compare(request, subject, decision, made.graph, clock)
     files = write(request, subject, made, clock)
     written = [file for file in files if file != request.plan_target.resolve()]
@@ -85,12 +87,13 @@ class Made:
     plan: Plan
 
 
-def carried_out(request: PruneRequest, subject: Subject, decision: Decision, clock: Clock) -> Made:
+def carried_out(request: PruneRequest, decision: Decision, clock: Clock) -> Made:
     """Cut, prove, repair and check what was decided.
 
     Raises:
         ProofError: if something else changed, too.
     """
+    subject = decision.subject
     pruned, proof = _cut(request, subject, decision, clock)
     repaired = repair(request, subject, decision, pruned, clock)
     with clock("check"):
@@ -113,7 +116,9 @@ def deciding(request: PruneRequest) -> Callable[..., Decision]:
         return guarded
     if is_iterative(request):
         return in_rounds
-    return decide if request.latency is None else timed
+    if request.latency is not None:
+        return timed
+    return jointly if request.joint else decide
 
 
 def _cut(

@@ -47,6 +47,7 @@ class Subject:
         cost: at the shapes of `feeds`.
         feeds: inputs of one run.
         calibration, held_out: disjoint samples; None without data, or with too few.
+        judges: samples that judge which blocks go; None: a part of `calibration` does.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Subject:
     feeds: dict[str, Array]
     calibration: Samples | None
     held_out: Samples | None
+    judges: Samples | None = None
 
 
 def study(request: PruneRequest, clock: Clock) -> Subject:
@@ -73,38 +75,59 @@ def study(request: PruneRequest, clock: Clock) -> Subject:
     """
     path = Path(request.model)
     with clock("load"):
-        source = graph = load(path)
+        source = load(path)
     refuse_output(path, request.target, overwrite=request.overwrite or request.dry_run)
     with clock("analyse"):
-        entire = analysis = analyse(source, _unlocked(request))
+        entire = analyse(source, _unlocked(request))
         depth, chosen = depth_mask(request, entire), None
     if not entire.groups and depth is None and request.depth is None:
-        raise OnnxPruneError(nothing_prunable(analysis))
+        raise OnnxPruneError(nothing_prunable(entire))
     with clock("open data"):
         calibration, held_out = _split(request, source, entire)
         feeds = example(entire.graph, calibration)
-        whole = cost = CostModel(entire, instance_of(entire.graph, feeds))
-    if request.depth is not None:
-        depth, chosen = choose(request, entire, calibration, clock)
-    if depth is not None:
-        with clock("analyse"):
-            graph = SURGERIES["blocks"](depth)
-            analysis = analyse(graph, _unlocked(request))
-            cost = CostModel(analysis, instance_of(analysis.graph, feeds))
-    size = _size(path, source)
-    return Subject(
-        path,
-        size,
-        source,
-        depth,
-        chosen,
-        whole,
-        graph,
-        analysis,
-        cost,
-        feeds,
-        calibration,
-        held_out,
+        cost = CostModel(entire, instance_of(entire.graph, feeds))
+    judges = None
+    if held_out is not None and request.judge is not None and _judges_blocks(request):
+        half = held_out.count // 2
+        judges, held_out = held_out.part(0, half), held_out.part(half, held_out.count)
+    subject = Subject(
+        path, _size(path, source), source, None, None, cost, source, entire, cost, feeds, calibration,
+        held_out, judges,
+    )  # fmt: skip
+    if request.depth is not None and not request.joint:
+        depth, chosen = choose(request, entire, calibration, judges, clock)
+    return without(request, subject, depth, chosen, clock)
+
+
+def _judges_blocks(request: PruneRequest) -> bool:
+    """Tell whether some of the held-out samples may: a search has all for itself."""
+    return request.depth is not None and request.max_drop is None and request.sweep is None
+
+
+def without(
+    request: PruneRequest,
+    subject: Subject,
+    depth: Mask | None,
+    chosen: PlannedDepth | None,
+    clock: Clock,
+) -> Subject:
+    """Leave out blocks of a whole model.
+
+    Args:
+        request: with what may shrink of the interface.
+        subject: nothing of it is left out yet.
+        depth: the blocks; None: none goes.
+        chosen: how they were.
+        clock: times the step.
+    """
+    if depth is None or not depth.blocks:
+        return dataclasses.replace(subject, chosen=chosen)
+    with clock("analyse"):
+        graph = SURGERIES["blocks"](depth)
+        analysis = analyse(graph, _unlocked(request))
+        cost = CostModel(analysis, instance_of(analysis.graph, subject.feeds))
+    return dataclasses.replace(
+        subject, depth=depth, chosen=chosen, graph=graph, analysis=analysis, cost=cost
     )
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ..core.contracts import Memo, computed
-from ..core.cost import CostModel
 from ..core.errors import BudgetError, DataError, OnnxPruneError
 from ..core.graph import Array
 from ..core.interface import interface_of
@@ -39,6 +38,7 @@ from ..selection.select import least
 from ..timing.job import BenchRequest
 from ..timing.run import bench
 from .decide import Ranked, ranked, settings_of
+from .joint import deepest
 from .judging import Judge, limit_of, packed, unpacked
 from .memory import Memory
 from .request import PruneRequest
@@ -113,12 +113,8 @@ def _shares(request: PruneRequest, subject: Subject) -> tuple[float, ...]:
 
 def _least(request: PruneRequest, subject: Subject) -> float:
     """Return the least share of the figure that can remain."""
-    figure = float(getattr(least(subject.cost, request.options), request.by))
-    return figure / _weigh(subject.whole, request.by)
-
-
-def _weigh(cost: CostModel, by: str) -> float:
-    return {"macs": cost.macs, "params": cost.params, "size": cost.size}[by](cost.lengths())
+    figure = float(getattr(least(deepest(request, subject), request.options), request.by))
+    return figure / subject.whole.figure(request.by)
 
 
 @dataclasses.dataclass
@@ -230,7 +226,7 @@ class _Sweep:
     def _made(self, share: float, request: PruneRequest) -> dict[str, Array]:
         """Decide, cut, prove, repair, judge and write; return the point and how it was judged."""
         decision = deciding(request)(request, self.subject, self.clock, self._known)
-        made = carried_out(request, self.subject, decision, self.clock)
+        made = carried_out(request, decision, self.clock)
         with self.clock("compare"):
             session = Session(made.graph, provider=request.provider)
             found = self.judge.compared(session, interface_of(decision.mask))
@@ -262,6 +258,7 @@ class _Sweep:
                 "points": _FORMAT, **self.judge.decided_by(), "criterion": criterion,
                 "criterion settings": settings_of(used), "by": self.request.by,
                 "options": dataclasses.asdict(request.options), "verify": request.verify,
+                "depth": request.depth if request.joint else None,
                 "threads": request.threads,
                 "device": "" if device is None else Path(device).read_text(),
             },

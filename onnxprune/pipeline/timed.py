@@ -1,8 +1,9 @@
 """A budget in time: a model of the time is fitted, met, and held against the clock.
 
-The original's kernels are timed in some cut copies on the target (`onnxprune.latency`); that gives time
-as a sum of products of lengths, and the budget is met as one in MACs is. What comes out is timed there
-too; where the fit was off, the aim moves by as much and widths are chosen anew.
+The model's kernels are timed in some cut copies on the target (`onnxprune.latency`); that gives time as a
+sum of products of lengths, each that of a node, and the budget is met as one in MACs is, blocks included.
+What comes out is timed there too; where the fit was off, the aim moves by as much and widths are chosen
+anew. Blocks that were left out before are missing from the copies; shares are those of the original.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.analysis import Mask
+from ..core.contracts import SURGERIES
+from ..core.cost import Products
 from ..core.errors import BudgetError
 from ..core.external import INLINE_LIMIT, weight_bytes
 from ..core.graph import Array
 from ..core.runtime import onnxruntime
 from ..files.store import digest
-from ..latency.copies import Setting, drawn, observed
+from ..latency.copies import Copy, Setting, drawn, observed, raced
 from ..latency.model import LatencyModel, fitted
 from ..measure.clock import Clock
 from ..proof.example import instance_of
 from ..selection.budget import Budget
 from ..show.report import plain
 from ..timing.target import Target
-from .decide import Decision, Ranked, chosen, ranked
+from .decide import Decision, Ranked
+from .joint import choosing
 from .memory import Memory
 from .request import PruneRequest
 from .study import Subject
@@ -36,7 +39,7 @@ _CLOSE = 0.03  # how far the measured time may be from the one asked for
 _ROUNDS = 3
 _ALMOST_ALL = 0.999  # the largest share of the time that is aimed at
 _SECONDS = 3.0  # for what is written
-_FORMAT = 1  # raise it when what is remembered changes its meaning
+_FORMAT = 2  # raise it when what is remembered changes its meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,29 +90,33 @@ def timed(
     setting = _setting(request)
     with clock("time copies"):
         model = _fitted(request, subject, setting)
-    constants = model.constants * model.milliseconds
-    subject = dataclasses.replace(subject, cost=subject.cost.with_latency(model.rows, constants))
-    known = known or ranked(request, subject, clock)
-    wanted = _share(request, model)
+        left = _measured(request, subject, Copy(subject.graph, subject.feeds), setting)
+    whole = model.milliseconds / left
+    latency = model.products.scaled(model.milliseconds)
+    subject = dataclasses.replace(subject, cost=subject.cost.with_latency(latency))
+    choose = choosing(request, subject, clock, known)
+    wanted = _share(request, whole)
     rounds, decisions, aim = list[Round](), list[Decision](), wanted
     while len(rounds) < _ROUNDS:
-        budget = Budget("latency", aim * model.milliseconds, relative=False, asked=_asked(request))
+        budget = Budget("latency", aim * whole, relative=False, asked=_asked(request))
         try:
-            decision = chosen(request, subject, known, budget, clock)
+            decision = choose(budget)
         except BudgetError:  # the aim moved out of reach: what was found so far has to do
             if not rounds:
                 raise
             break
         with clock("time the result"):
-            measured = _measured(request, subject, decision.mask, setting)
-        predicted = model.ratio(subject.cost.lengths(decision.mask.removed))
+            cut = Copy.of(decision.mask, SURGERIES["channels"](decision.mask), subject.feeds)
+            measured = _measured(request, subject, cut, setting)
+        assert decision.remains is not None
+        predicted = decision.remains / whole
         rounds.append(Round(aim, predicted, measured))
         decisions.append(decision)
         if abs(measured / wanted - 1) <= _CLOSE:
             break
         aim = min(predicted * wanted / measured, _ALMOST_ALL)
     best = int(np.argmin([abs(np.log(r.measured / wanted)) for r in rounds]))
-    times = Times(wanted, model.milliseconds, model.error, tuple(rounds), best)
+    times = Times(wanted, whole, model.error, tuple(rounds), best)
     decision = decisions[best]
     return dataclasses.replace(
         decision,
@@ -123,11 +130,10 @@ def _setting(request: PruneRequest) -> Setting:
     return Setting(request.provider, request.threads, target=target)
 
 
-def _share(request: PruneRequest, model: LatencyModel) -> float:
+def _share(request: PruneRequest, milliseconds: float) -> float:
     """Return what is asked for as a share of the original's time."""
     assert request.budget is not None
-    limit = request.budget.limit(model.milliseconds)
-    return limit / model.milliseconds
+    return request.budget.limit(milliseconds) / milliseconds
 
 
 def _asked(request: PruneRequest) -> str:
@@ -140,18 +146,19 @@ def _fitted(request: PruneRequest, subject: Subject, setting: Setting) -> Latenc
     def make() -> dict[str, Array]:
         masks = drawn(subject.analysis, request.options, COPIES, request.seed)
         copies, milliseconds = observed(
-            subject.source, subject.cost, subject.feeds, masks, setting, request.progress
+            subject.graph, subject.cost, subject.feeds, masks, setting, request.progress
         )
         instance = instance_of(subject.analysis.graph, subject.feeds)
         found = fitted(subject.cost, instance, copies, milliseconds)
         return {
-            "rows": found.rows, "constants": found.constants,
+            **vars(found.products),
             "times": np.array([found.milliseconds, found.error]),
         }  # fmt: skip
 
     held = _memo(request, subject, make)
     milliseconds, error = held["times"].tolist()
-    return LatencyModel(held["rows"], held["constants"], milliseconds, error)
+    products = Products(held["rows"], held["constants"], held["owners"])
+    return LatencyModel(products, milliseconds, error)
 
 
 def _memo(
@@ -167,17 +174,18 @@ def _memo(
         "inputs": {name: np.shape(array) for name, array in subject.feeds.items()},
         "options": dataclasses.asdict(request.options), "copies": COPIES, "seed": request.seed,
         "unlock": str(request.unlocked),
+        "blocks": [block.y for block in subject.depth.blocks] if subject.depth else [],
     }  # fmt: skip
     return Memory(Path(request.work), decided_by)("latency", make)
 
 
-def _measured(request: PruneRequest, subject: Subject, mask: Mask, setting: Setting) -> float:
+def _measured(request: PruneRequest, subject: Subject, cut: Copy, setting: Setting) -> float:
     """Return the time of a cut model as a share of the original's."""
+    if cut.graph is subject.source:
+        return 1.0
     longer = dataclasses.replace(setting, seconds=_SECONDS)
-    (_, cut), _ = observed(
-        subject.source, subject.cost, subject.feeds, [mask], longer, request.progress
-    )
-    return cut.ratio
+    original = Copy(subject.source, subject.feeds)
+    return raced(original, cut, longer, request.progress)[0]
 
 
 def _notes(request: PruneRequest, times: Times) -> list[str]:

@@ -6,7 +6,8 @@ import dataclasses
 import re
 from typing import Literal
 
-from ..core.errors import BudgetError
+from ..core.cost import Weighed
+from ..core.errors import BudgetError, InternalError
 
 Figure = Literal["macs", "params", "size", "units", "latency"]
 Scope = Literal["uniform", "global"]
@@ -80,6 +81,17 @@ class Budget:
                 amount *= (1024 if binary else 1000) ** _POWERS[power.upper()]
                 return cls(_FIGURES[option], amount, False, asked)
         raise BudgetError(f"--{option} {value} is no budget: expected {_EXPECTED[option]}")
+
+    @property
+    def weighed(self) -> Weighed:
+        """The figure, where a cost model gives it.
+
+        Raises:
+            InternalError: if it is of units.
+        """
+        if self.figure == "units":
+            raise InternalError(f"{self.asked}: units have no cost")
+        return self.figure
 
     def limit(self, original: float) -> float:
         """Return the largest figure that meets the budget, given the original's.

@@ -101,7 +101,10 @@ def rounds(depth: PlannedDepth) -> Iterator[str]:
         if r.drop is not None:
             verdict = "kept" if r.accepted else "undone"
             k = f", k = {r.settings['k']}" if "k" in r.settings else ""
+            lost = f"{100 * r.drop:.1f} % of {depth.metric} lost"
+            if depth.metric == "error":
+                lost = f"output error {100 * r.drop:.1f} %"
             yield (
-                f"round {number}{k}: {len(r.blocks)} blocks out, {100 * r.drop:.1f} % of {depth.metric} "
-                f"lost on {depth.judges} samples: {verdict}"
+                f"round {number}{k}: {len(r.blocks)} blocks out, {lost} on {depth.judges} samples: "
+                f"{verdict}"
             )
