@@ -36,6 +36,7 @@ from .study import Subject
 
 COPIES = 16  # cut copies that the fit is made from
 _CLOSE = 0.03  # how far the measured time may be from the one asked for
+_SAME = 1e-3  # aims that differ by less choose the same
 _ROUNDS = 3
 _ALMOST_ALL = 0.999  # the largest share of the time that is aimed at
 _SECONDS = 3.0  # for what is written
@@ -112,9 +113,9 @@ def timed(
         predicted = decision.remains / whole
         rounds.append(Round(aim, predicted, measured))
         decisions.append(decision)
-        if abs(measured / wanted - 1) <= _CLOSE:
+        before, aim = aim, min(predicted * wanted / measured, _ALMOST_ALL)
+        if abs(measured / wanted - 1) <= _CLOSE or abs(aim / before - 1) <= _SAME:
             break
-        aim = min(predicted * wanted / measured, _ALMOST_ALL)
     best = int(np.argmin([abs(np.log(r.measured / wanted)) for r in rounds]))
     times = Times(wanted, whole, model.error, tuple(rounds), best)
     decision = decisions[best]
@@ -196,7 +197,7 @@ def _notes(request: PruneRequest, times: Times) -> list[str]:
     ]
     if abs(found.measured / times.asked - 1) > _CLOSE:
         said.append(
-            f"{_asked(request)} was not met within {_CLOSE:.0%}: the widths allowed are too coarse, or "
+            f"{_asked(request)} was not met within {_CLOSE:.0%}: widths or blocks are too coarse, or "
             "the machine too busy"
         )
     return said
