@@ -36,7 +36,7 @@ from .show.screen import Screen
 from .show.sparse_text import sparse_report
 from .supervise import supervised
 
-_DEPTH = "output"  # what a bare --depth means
+_DEPTH = "cka"  # what a bare --depth means
 
 app = typer.Typer(
     name="onnxprune",

@@ -203,8 +203,9 @@ DropBlock = Annotated[
 Depth = Annotated[
     str | None,
     typer.Option(
-        help="Let a score choose the blocks to leave out: NAME or NAME:SETTING=VALUE,...; `mpruner` "
-        "goes on while accuracy holds, the others rank (--blocks).",
+        help="Let a score choose the blocks to leave out: NAME or NAME:SETTING=VALUE,..., else `cka`; "
+        "`mpruner` goes on while accuracy holds, the others rank: for --blocks, or for a budget "
+        "that blocks and channels meet together.",
         rich_help_panel=_CHOICE,
     ),
 ]

@@ -139,7 +139,7 @@ def test_blocks_and_channels_in_one_plan(home: Path, capsys: pytest.CaptureFixtu
     plan = read_plan(home / "small.plan.json")
     assert "output error" in shown
     assert plan.depth is not None
-    assert (plan.depth.score, plan.depth.judges) == ("output", 256)
+    assert (plan.depth.score, plan.depth.judges) == ("cka", 256)
     assert plan.blocks
     assert any(group.removed for group in plan.groups)
     macs = plan.figures["macs"]
@@ -219,6 +219,9 @@ REFUSED = {
     "no budget": (["--depth"], "say how many go with --blocks, or give a budget"),
     "units": (["--depth", "--ratio", "0.5", "--data", "data.npz"], "--ratio counts units of channels"),
     "no data": (["--depth", "random", "--macs", "0.5"], "compares models on samples: give --data"),
+    "rounds": (
+        ["--depth", "--macs", "0.5", "--data", "data.npz", "--rounds", "2"], "go by channels",
+    ),
     "repair": (
         ["--depth", "--macs", "0.5", "--data", "data.npz", "--repair", "mean"],
         "--repair mean refits what reads removed channels",

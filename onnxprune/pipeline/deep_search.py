@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.errors import BudgetError, DataError, OnnxPruneError
-
 from .schedule import is_iterative
 
 if TYPE_CHECKING:
