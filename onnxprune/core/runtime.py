@@ -24,9 +24,11 @@ from .external import weight_bytes, write_external
 from .graph import Array, Graph, Weight
 from .limits import largest_run, longest_loop
 from .scopes import bodies
+from .widening import holds_bfloat16, wide_feeds, widened
 
 _INLINE_LIMIT = 1 << 24  # bytes; larger models go through a file: onnxruntime keeps a copy of bytes
 _LIBRARIES = "ONNXPRUNE_CUSTOM_OPS"  # shared libraries with operators, separated as in PATH
+_BFLOAT16, _MISSING = "tensor(bfloat16)", "Could not find an implementation"
 _UNKNOWN = ("is not a registered function/op", "No Op registered for", "No opset import for domain")
 STREAMED_FROM = 1 << 28  # bytes of weights from which graphs are mapped from a file and not packed
 _MESSAGE_LIMIT = (1 << 31) - (1 << 26)  # bytes of weights; protobuf writes no message above 2 GiB
@@ -57,7 +59,12 @@ def onnxruntime() -> ModuleType:
 
 
 class Session:
-    """A loaded model; `provider` is the one that really runs."""
+    """A loaded model.
+
+    Attributes:
+        provider: the one that really runs.
+        widened: whether bfloat16 runs as float32, since the provider or NumPy has no such type.
+    """
 
     def __init__(
         self,
@@ -86,23 +93,34 @@ class Session:
             ModelError: if onnxruntime refuses the model; its own reason in one line.
         """
         ort = onnxruntime()
-        options = _options(ort, optimise, threads, plan_memory)
         providers = [provider] if alone else list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-        if alone and provider != "CPUExecutionProvider":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
+
+        def load(given: ModelProto | Graph | Callable[[], ModelProto] | Path | str) -> Any:
+            options = _options(ort, optimise, threads, plan_memory)
+            if alone and provider != "CPUExecutionProvider":
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             with (
-                _handed_over(model) as (payload, weights, loops),
+                _handed_over(given) as (payload, weights, loops),
                 _bounded(ort, options, largest_run(weights)),
             ):
                 if not optimise and weights > STREAMED_FROM:  # packed weights are copies in memory
                     options.add_session_config_entry("session.disable_prepacking", "1")
-                self._session = ort.InferenceSession(payload, options, providers=providers)
+                self._patience = longest_loop(weights) if loops else None
+                return ort.InferenceSession(payload, options, providers=providers)
+
+        self.widened = False
+        try:
+            self._session = load(model)
+            values = (*self._session.get_inputs(), *self._session.get_outputs())
+            if any(value.type == _BFLOAT16 for value in values):  # NumPy has no such type
+                self._session, self.widened = load(widened(_message(model))), True
         except OnnxPruneError:
             raise
         except Exception as error:
-            raise _refusal(ort, _reason(error)) from error
-        self._patience = longest_loop(weights) if loops else None
+            reason = _reason(error)
+            if _MISSING not in reason or not holds_bfloat16(message := _message(model)):
+                raise _refusal(ort, reason) from error
+            self._session, self.widened = load(widened(message)), True
         self.provider: str = self._session.get_providers()[0]
         self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
         self._optional = [i.name for i in self._session.get_overridable_initializers()]
@@ -120,6 +138,8 @@ class Session:
         names_in = [name for name in (*self.inputs, *self._optional) if name in feeds]
         scalars = {name: np.asarray(feeds[name]) for name in names_in if np.isscalar(feeds[name])}
         wanted = {name: feeds[name] for name in names_in} | scalars  # NumPy's scalars are no arrays
+        if self.widened:
+            wanted = wide_feeds(wanted)
         try:
             with _in_time(self._patience) as options:
                 values = self._session.run(names, wanted, options)
@@ -205,6 +225,15 @@ def _bounded(ort: ModuleType, options: Any, limit: int) -> Iterator[None]:
         yield
     finally:  # else the next one would find it, and it would outlive the session
         ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 1 << 20}))
+
+
+def _message(model: ModelProto | Graph | Callable[[], ModelProto] | Path | str) -> ModelProto:
+    """Return the whole message, weights inside."""
+    if isinstance(model, (Path, str)):
+        return onnx.load(model)
+    if isinstance(model, Graph):
+        return model.to_model()
+    return model if isinstance(model, ModelProto) else model()
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Latency:
         rounds: runs of each model that were counted.
         provider: onnxruntime execution provider that really ran.
         inputs: shape of every input of a run.
+        widened: whether bfloat16 ran as float32.
     """
 
     before: Timing
@@ -51,6 +52,7 @@ class Latency:
     rounds: int
     provider: str
     inputs: dict[str, tuple[int, ...]]
+    widened: bool = False
 
 
 def compare(
@@ -98,6 +100,7 @@ def compare(
         rounds=len(times),
         provider=after.provider,
         inputs={name: np.shape(array) for name, array in feeds.items()},
+        widened=before.widened,
     )
 
 

@@ -298,6 +298,11 @@ def _notes(
         )
     if times is not None and times.provider != request.provider:
         yield f"{request.provider} does not run here, {times.provider} did: see `onnxprune doctor`"
+    if times is not None and times.widened:
+        yield (
+            f"{times.provider} has no bfloat16: both files ran, and were timed, in float32; the new one "
+            "is bfloat16 as the original is"
+        )
     agreement = None if evaluation is None else evaluation.agreement
     if agreement is not None and agreement < _USEFUL:
         yield (
