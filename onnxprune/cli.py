@@ -17,6 +17,7 @@ import typer
 from . import api
 from . import options as opt
 from .cli_bench import bench
+from .cli_eval import evaluate
 from .cli_report import report, score
 from .cli_retrain import retrain
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
@@ -181,29 +182,6 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@app.command(name="eval")
-def evaluate(
-    model: opt.Model,
-    data: opt.NeededData,
-    labels: opt.Labels = None,
-    reference: opt.Reference = None,
-    preprocess: opt.Preprocess = None,
-    samples: opt.MostSamples = None,
-    seed: opt.Seed = 0,
-    provider: opt.Provider = "cpu",
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Measure a model: accuracy with --labels, agreement and error against a --reference."""
-    with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        found = api.evaluate(
-            model, data, labels=labels, reference=reference, preprocess=preprocess,
-            samples=samples, seed=seed, provider=provider, progress=screen.progress,
-        )  # fmt: skip
-        screen.show(found, render.evaluation_report(found))
-
-
 @app.command()
 def verify(
     model: opt.Model,
@@ -258,6 +236,7 @@ def doctor(json: opt.Json = False, quiet: opt.Quiet = False, verbose: opt.Verbos
         raise OnnxPruneError(f"{len(found.problems)} found, the first: {found.problems[0]}")
 
 
+app.command(name="eval")(evaluate)
 app.command()(bench)
 app.command()(score)
 app.command()(retrain)

@@ -24,6 +24,10 @@ class BudgetError(OnnxPruneError):
     """The budget is nonsense or out of reach; the message names the least reachable figure."""
 
 
+class LimitError(OnnxPruneError):
+    """The model lost more than was allowed."""
+
+
 class ProofError(OnnxPruneError):
     """The pruned model does not equal the original with the removed parts silenced."""
 

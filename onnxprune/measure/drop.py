@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from ..core.errors import BudgetError, DataError
+from ..core.errors import BudgetError, DataError, LimitError, OnnxPruneError
 from .evaluate import Evaluation
 
 Metric = Literal["accuracy", "agreement", "error"]
+_SAME = 1e-5  # output error from which a model is not the same but for rounding
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
@@ -137,6 +139,53 @@ class Limit:
             return 1
         z = max(float(norm.ppf(self.confidence)), 0.0)
         return max(1, math.ceil(z * z * (1 - self.share) / self.share))
+
+
+def limit_of(
+    max_drop: str | None,
+    metric: str | None,
+    confidence: float,
+    labels: str | None,
+    reference: Path | None,
+) -> Limit | None:
+    """Return the limit on a finished model, as asked for; None: there is none.
+
+    Raises:
+        OnnxPruneError: for what makes no sense, before any work.
+    """
+    if max_drop is None:
+        if metric is not None or confidence != 0.5:
+            raise OnnxPruneError("--metric and --confidence are of use with --max-drop only")
+        return None
+    if reference is None:
+        raise DataError("--max-drop needs a model to compare with: give --reference")
+    of = metric or ("agreement" if labels is None else "accuracy")
+    if of not in METRICS:
+        raise OnnxPruneError(f"--metric '{of}': expected one of {', '.join(METRICS)}")
+    if of == "accuracy" and labels is None:
+        raise DataError("--metric accuracy needs --labels: name them, or choose agreement")
+    if not 0.5 <= confidence < 1:
+        raise OnnxPruneError(
+            f"--confidence {confidence}: expected from 0.5 (as measured) to below 1"
+        )
+    return Limit(read_share(max_drop), cast("Metric", of), confidence, _SAME)
+
+
+def held(found: Evaluation, limit: Limit) -> Drop:
+    """Return what was lost, where that stays within a limit.
+
+    Raises:
+        LimitError: if it does not.
+        DataError: if the model has no such metric.
+    """
+    drop = limit.judge(found)
+    if drop.holds:
+        return drop
+    sure = f", at {limit.confidence:.0%} confidence up to {drop.bound:.2%}"
+    raise LimitError(
+        f"--max-drop {limit.share:.4g} is exceeded: the drop of {limit.metric} on {found.samples} "
+        f"samples is {drop.value:.2%}{sure if limit.confidence > 0.5 else ''}"
+    )
 
 
 def bound(lost: int, gained: int, samples: int, confidence: float) -> float:
