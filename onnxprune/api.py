@@ -10,9 +10,11 @@ from typing import Any, ParamSpec, TypeVar
 from .core.contracts import Progress, silent
 from .core.cost import CostModel
 from .core.errors import OnnxPruneError
+from .core.graph import Graph
 from .core.interface import Interface, read_interface
 from .core.runtime import Session
 from .files.store import load
+from .measure.drop import hold, limit_of
 from .measure.evaluate import Evaluation
 from .measure.evaluate import evaluate as measure
 from .pipeline import run as pipeline
@@ -159,6 +161,9 @@ def evaluate(
     *,
     labels: str | None = None,
     reference: Path | str | None = None,
+    max_drop: str | float | None = None,
+    metric: str | None = None,
+    confidence: float = 0.5,
     preprocess: str | Mapping[str, Any] | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -172,6 +177,9 @@ def evaluate(
         data: sample inputs, as in `prune`; for the original, where inputs were unlocked and shrank.
         labels: key of the labels.
         reference: an ONNX file with the same inputs and outputs.
+        max_drop: how much worse than that the model may be, as "1%" or 0.01; None: as it pleases.
+        metric: what of: "accuracy", "agreement" or "error"; None: accuracy with labels, else agreement.
+        confidence: that other samples of the kind lose no more, too; 0.5: the drop as measured.
         preprocess: image preprocessing, as in `prune`.
         samples: use at most so many.
         seed: of random data.
@@ -180,29 +188,38 @@ def evaluate(
 
     Raises:
         DataError: if the data does not fit the model.
+        LimitError: if the model is worse than that; `found` of it is the evaluation.
         OnnxPruneError: if neither labels nor reference are given.
     """
     if labels is None and reference is None:
         raise OnnxPruneError(
             "nothing to compare with: give --labels KEY, --reference MODEL, or both"
         )
+    limit = limit_of(max_drop, metric, confidence, labels, reference)
     graph = load(model)
-    faces = read_interface(graph)
-    if reference is not None and (theirs := read_interface(load(reference))):
-        if theirs != faces:
-            raise OnnxPruneError(
-                f"'{reference}' counts its inputs or outputs anew: give the original"
-            )
-        faces = Interface()  # both alike
+    faces = _counted(graph, reference)
     opened = open_samples(
         data, graph, limit=samples, seed=seed, preprocess=preprocess, interface=faces
     )
     runs_on = provider_named(provider)
     session = Session(Path(model), provider=runs_on)
     other = None if reference is None else Session(Path(reference), provider=runs_on)
-    return measure(
+    found = measure(
         session, opened, labels=labels, reference=other, interface=faces, progress=progress
     )
+    if limit is not None:
+        hold(found, limit)
+    return found
+
+
+def _counted(graph: Graph, reference: Path | str | None) -> Interface:
+    """Return how a model counts its interface anew, as seen from the reference."""
+    faces = read_interface(graph)
+    if reference is None or not (theirs := read_interface(load(reference))):
+        return faces
+    if theirs != faces:
+        raise OnnxPruneError(f"'{reference}' counts its inputs or outputs anew: give the original")
+    return Interface()  # both alike
 
 
 def bench(

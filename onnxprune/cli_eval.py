@@ -8,7 +8,8 @@ import typer
 
 from . import api
 from . import options as opt
-from .measure.drop import held, limit_of
+from .core.errors import LimitError
+from .measure.evaluate import Evaluation
 from .show import render
 from .show.screen import Screen
 
@@ -55,11 +56,14 @@ def evaluate(
 ) -> None:
     """Measure a model: accuracy with --labels, agreement and error against a --reference."""
     with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        limit = limit_of(max_drop, metric, confidence, labels, reference)
-        found = api.evaluate(
-            model, data, labels=labels, reference=reference, preprocess=preprocess,
-            samples=samples, seed=seed, provider=provider, progress=screen.progress,
-        )  # fmt: skip
+        try:
+            found = api.evaluate(
+                model, data, labels=labels, reference=reference, max_drop=max_drop, metric=metric,
+                confidence=confidence, preprocess=preprocess, samples=samples, seed=seed,
+                provider=provider, progress=screen.progress,
+            )  # fmt: skip
+        except LimitError as error:
+            if isinstance(error.found, Evaluation):
+                screen.show(error.found, render.evaluation_report(error.found))
+            raise
         screen.show(found, render.evaluation_report(found))
-        if limit is not None:
-            held(found, limit)

@@ -25,7 +25,12 @@ class BudgetError(OnnxPruneError):
 
 
 class LimitError(OnnxPruneError):
-    """The model lost more than was allowed."""
+    """The model lost more than was allowed; `found` is what was measured."""
+
+    def __init__(self, message: str, found: object) -> None:
+        """Keep what was measured."""
+        super().__init__(message)
+        self.found = found
 
 
 class ProofError(OnnxPruneError):

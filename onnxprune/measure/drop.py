@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -142,11 +142,11 @@ class Limit:
 
 
 def limit_of(
-    max_drop: str | None,
+    max_drop: str | float | None,
     metric: str | None,
     confidence: float,
     labels: str | None,
-    reference: Path | None,
+    reference: Path | str | None,
 ) -> Limit | None:
     """Return the limit on a finished model, as asked for; None: there is none.
 
@@ -168,23 +168,24 @@ def limit_of(
         raise OnnxPruneError(
             f"--confidence {confidence}: expected from 0.5 (as measured) to below 1"
         )
-    return Limit(read_share(max_drop), cast("Metric", of), confidence, _SAME)
+    return Limit(read_share(max_drop), of, confidence, _SAME)
 
 
-def held(found: Evaluation, limit: Limit) -> Drop:
-    """Return what was lost, where that stays within a limit.
+def hold(found: Evaluation, limit: Limit) -> None:
+    """Refuse a model that lost more than a limit allows.
 
     Raises:
-        LimitError: if it does not.
+        LimitError: then.
         DataError: if the model has no such metric.
     """
     drop = limit.judge(found)
     if drop.holds:
-        return drop
+        return
     sure = f", at {limit.confidence:.0%} confidence up to {drop.bound:.2%}"
     raise LimitError(
         f"--max-drop {limit.share:.4g} is exceeded: the drop of {limit.metric} on {found.samples} "
-        f"samples is {drop.value:.2%}{sure if limit.confidence > 0.5 else ''}"
+        f"samples is {drop.value:.2%}{sure if limit.confidence > 0.5 else ''}",
+        found,
     )
 
 
