@@ -49,7 +49,8 @@ from onnxprune.selection.select import select
 SEEDS = 5  # of `random`
 VARIANTS = (
     "cmi", "cmi:conditioning=full", "mipp", "reconstruction", "thinet", "hrank", "chip", "apoz",
-    "l1", "l2", "fpgm", "wanda", "flap", "random",
+    "l1", "l2", "fpgm", "wanda", "flap", "random", "taylor", "taylor:of=weight", "snip", "grasp",
+    "sosp", "fisher", "obd", "synflow", "imp",
 )  # fmt: skip
 OURS, BASELINES = ("cmi", "mipp"), ("l1", "fpgm", "random")  # without repair, the first beat these
 BEST = ("56", 2.0, 91.5)  # the best of ours with repair: network, speed-up, accuracy in %

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from onnxprune.core.analysis import Analysis, Group
+from onnxprune.core.configured import configured
 from onnxprune.core.contracts import CRITERIA, Evidence, Floats, Samples
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.graph import Array, Graph
@@ -59,7 +60,8 @@ def labelled(x: Array, y: Array, batch: int | None = None) -> Samples:
 
 
 def facts(name: str, analysis: Analysis, x: Array, y: Array) -> Evidence:
-    statistics = collect(analysis, labelled(x, y), CRITERIA[name].needs, labels="t")
+    needs = configured(CRITERIA, name)[1].needs
+    statistics = collect(analysis, labelled(x, y), needs, labels="t")
     return Evidence(analysis, statistics, labels="t")
 
 
@@ -83,7 +85,7 @@ def sliced(unit: int, values: dict[str, Array]) -> list[Array]:
 
 
 def score(name: str, evidence: Evidence) -> Floats:
-    (ranking,) = CRITERIA[name].rank(evidence)
+    (ranking,) = configured(CRITERIA, name)[1].rank(evidence)
     return ranking.scores
 
 
@@ -100,7 +102,7 @@ def test_taylor_snip_and_obd_equal_finite_differences() -> None:
         snip.append(sum(np.abs(a * b).sum() for a, b in zip(w, g, strict=True)) / total)
         obd.append(sum((a**2 * b).sum() for a, b in zip(w, f, strict=True)) / 2)
 
-    for name, expected in (("taylor", taylor), ("snip", snip), ("obd", obd)):
+    for name, expected in (("taylor:of=weight", taylor), ("snip", snip), ("obd", obd)):
         found = score(name, facts(name, analysis, x, y))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7, err_msg=name)
 
@@ -113,12 +115,9 @@ def test_gates_are_the_derivative_by_a_factor_on_the_unit() -> None:
         return doubled(rows, x, y)
 
     by_gate = slope(gated, {"gate": np.ones(6)}, "gate")  # (N, 6)
-    activation = dataclasses.replace(CRITERIA["taylor"], of="activation")  # type: ignore[type-var]
-
     evidence = facts("fisher", analysis, x, y)
     np.testing.assert_allclose(score("fisher", evidence), (by_gate**2).mean(0) / 2, rtol=1e-4)
-    found = activation.rank(evidence)[0].scores
-    np.testing.assert_allclose(found, np.abs(by_gate).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(score("taylor", evidence), np.abs(by_gate).mean(0), rtol=1e-4)
 
 
 def test_grasp_and_sosp_equal_finite_differences_of_gradients() -> None:

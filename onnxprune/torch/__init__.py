@@ -2,6 +2,7 @@
 
 `from_onnx` makes a module of a file, to be trained or looked at; `to_onnx` puts what was trained back.
 `unfold_batchnorm` brings back the BatchNormalization that an exporter folded, while training lasts.
+`insert_dropout` brings back what inference has none of.
 `export` has PyTorch write such a module anew, and holds that against the file.
 `apply_plan` slices the module that a file was exported from as the file was pruned.
 `retrain` does all of that: the original model teaches the pruned one.
@@ -10,6 +11,7 @@
 from .anew import export as export
 from .apply import apply_plan as apply_plan
 from .convert import from_onnx as from_onnx
+from .dropout import insert_dropout as insert_dropout
 from .recipe import Recipe as Recipe
 from .train import Retrained as Retrained
 from .train import retrain as retrain

@@ -6,7 +6,8 @@
 w are all weights that go with the unit, of everything coupled with it; x is what its readers read. Sums
 over weights are made member by member, and their absolute values added (`_slopes`): what comes into a
 unit and what goes out of it have the same sum, so signs across members would count nothing but twice.
-Each sample counts by itself in the second form, so derivatives of opposite sign do not cancel.
+Each sample counts by itself in the second form, so derivatives of opposite sign do not cancel; it is the
+default, since it tells better what really is lost.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ class Taylor(PerGroup):
     """Scores by the first-order change of the loss.
 
     Attributes:
-        of: "weight" or "activation"; units that no linear operator reads are scored by weights.
+        of: "activation" or "weight"; units that no linear operator reads are scored by weights.
     """
 
     needs = frozenset({"gradients"})
     comparable = True
     zero_is_least = True
-    of: Literal["weight", "activation"] = "weight"
+    of: Literal["activation", "weight"] = "activation"
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return changes of the loss: float64, shape (U,), in units of the loss."""
