@@ -40,7 +40,8 @@ from rich.table import Table  # noqa: E402
 
 from benchmarks.criteria_speed_direct import Direct  # noqa: E402
 from onnxprune.passes.criteria import _renyi as renyi  # noqa: E402
-from onnxprune.passes.criteria._ordering import Ordering, Target, above, ordered  # noqa: E402
+from onnxprune.passes.criteria._ordering import Ordering, ordered  # noqa: E402
+from onnxprune.passes.criteria._target import Target, above  # noqa: E402
 from onnxprune.passes.criteria._terc import Ridge  # noqa: E402
 from onnxprune.passes.criteria._terc_walk import judged  # noqa: E402
 

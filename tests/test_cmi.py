@@ -177,7 +177,14 @@ def test_kernels_are_made_once_while_they_fit(
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize(
-    "settings", ["alpha=2", "alpha=1.01,shortlist=3", "alpha=1.5,entropy=stochastic", "alpha=3"]
+    "settings",
+    [
+        "alpha=2",
+        "alpha=1.01,shortlist=3",
+        "alpha=1.01,shortlist=0",
+        "alpha=1.5,entropy=stochastic",
+        "alpha=3",
+    ],
 )
 @pytest.mark.parametrize("target", ["labels", "predictions"])
 def test_tensors_give_what_numpy_gives(

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from onnxprune.passes.criteria import _approximations as approximations
 from onnxprune.passes.criteria import _cuts as cuts
 from onnxprune.passes.criteria import _renyi as renyi
-from onnxprune.passes.criteria._ordering import Ordering, Target, _Screen, above, ordered, square
+from onnxprune.passes.criteria._candidates import Screened
+from onnxprune.passes.criteria._ordering import Ordering, ordered
+from onnxprune.passes.criteria._target import Target, above, square
 
 Floats = NDArray[np.float64]
 ALPHAS = (0.5, 1, 1.01, 2, 3, 5)
@@ -219,6 +221,61 @@ def test_the_shortlist_finds_what_all_candidates_would(seed: int) -> None:
     np.testing.assert_allclose(few.joint, exact.joint, atol=1e-3)
 
 
+@pytest.mark.parametrize("alpha", [1, 1.01, 5])
+def test_no_entropy_is_above_a_tangent(alpha: float) -> None:
+    """It is met where it touches, also by a matrix of low rank; and is near nearby."""
+    touched, near = kernel(7), kernel(7, width=2.1)
+    for at in (touched, np.ones((40, 40)), renyi.indicator(np.arange(40) % 4)):
+        constant, slope = renyi.tangent(at, alpha)
+
+        def bound(gram: Floats, c: float = constant, g: Floats = slope) -> float:
+            return float(renyi.ceiling(np.float64(c + (g * gram).sum()), alpha))
+
+        assert bound(at) == pytest.approx(float(renyi.entropy(at, alpha)), abs=1e-6)
+        for gram in (touched, near, kernel(8), kernel(9, width=0.5), np.eye(40), np.ones((40, 40))):
+            assert bound(gram) >= float(renyi.entropy(gram, alpha)) - 1e-6
+    constant, slope = renyi.tangent(touched, alpha)
+    gap = float(renyi.ceiling(np.float64(constant + (slope * near).sum()), alpha))
+    assert gap - float(renyi.entropy(near, alpha)) < 0.02
+
+
+@pytest.mark.parametrize("alpha", [1, 1.01, 1.5])
+@pytest.mark.parametrize("labels", [True, False])
+def test_bounds_prove_what_trying_all_finds(
+    alpha: float, labels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same order and values from a part of the entropies of whole matrices."""
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((16, 4, 64)) * np.linspace(0, 1, 16)[:, None, None]
+    logs = log_kernels(centres[:, np.arange(60) % 4] + rng.standard_normal((16, 60, 64)), 4.0)
+    target = (
+        classes(60, 4) if labels else Target(log_kernels(centres[-1:, np.arange(60) % 4])[0], 60)
+    )
+    target.entropy(alpha)
+    taken, state, order, joint = Screened(logs, target, alpha, 0), np.zeros(logs.shape[1]), [], []
+    for _ in range(16):
+        best = taken.best(state)
+        order.append(-best.before)
+        joint.append(best.information)
+        taken.close(-best.before)
+        state += logs[-best.before]
+    whole: list[float] = []
+    real = renyi.entropy
+
+    def counted(gram: Floats, order: float) -> Floats:
+        whole.append(order)
+        return np.asarray(real(gram, order))
+
+    monkeypatch.setattr(renyi, "entropy", counted)
+
+    found = ordered(logs, target, alpha=alpha, shortlist=0)
+
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.joint, joint, atol=1e-10)
+    candidates = 16 * 17 // 2
+    assert len(whole) < (0.6 if labels else 1.6) * candidates
+
+
 @pytest.mark.parametrize("labels", [True, False])
 def test_estimates_of_information_are_right_to_first_order(labels: bool) -> None:
     """Candidates that differ little: differences of estimates are those of the information."""
@@ -229,7 +286,7 @@ def test_estimates_of_information_are_right_to_first_order(labels: bool) -> None
     state = 0.5 * logs[0].astype(np.float64)
     exact = np.array([float(target.information(state + log, 1.01)[0]) for log in logs])
 
-    found = _Screen(logs, target, 1.01).estimates(state)
+    found = Screened(logs, target, 1.01, 8).estimates(state)
 
     np.testing.assert_allclose(found - found.mean(), exact - exact.mean(), atol=1e-3)
     assert np.corrcoef(found, exact)[0, 1] > 0.99

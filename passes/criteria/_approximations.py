@@ -16,8 +16,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from onnxprune.core.contracts import Floats
 from onnxprune.core.errors import OnnxPruneError
 
-from ._ordering import Entropy, exact
 from ._renyi import Xp, entropy, host, of_spectrum
+from ._target import Entropy, exact
 
 Method = Literal["exact", "low-rank", "stochastic"]
 _SEED = 0

@@ -15,7 +15,8 @@ from scipy.optimize import isotonic_regression
 
 from onnxprune.core.contracts import Floats
 
-from ._ordering import Ordering, Target, Xp
+from ._ordering import Ordering
+from ._target import Target, Xp
 
 Mode = Literal["robust", "paper"]
 Over = Literal["values", "indices"]

@@ -15,7 +15,7 @@ from onnxprune.core.stats import Maps
 
 from . import _renyi as renyi
 from ._members import columns
-from ._ordering import Target, above
+from ._target import Target, above
 
 Width = Literal["readers", "median", "knn", "paper"]
 Labels = Literal["indicator", "rbf"]

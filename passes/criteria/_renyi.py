@@ -13,6 +13,7 @@ arrays of any library of the array API standard and work on stacks of matrices, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,12 @@ _TINY = 1e-300
 def host(array: Xp) -> NDArray[Any]:
     """Return an array of any library and device as one of NumPy."""
     return np.asarray(to_device(array, "cpu"))
+
+
+@lru_cache(maxsize=64)
+def pairs(samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and columns above the diagonal of an N x N matrix: each (N (N - 1) / 2,)."""
+    return np.triu_indices(samples, 1)
 
 
 def squared_distances(values: Xp) -> Xp:
@@ -53,8 +60,8 @@ def median_width(distances: Floats) -> float:
     Args:
         distances: squared distances, shape (N, N).
     """
-    pairs = distances[np.triu_indices(len(distances), 1)]
-    return float(np.sqrt(np.median(pairs) / 2)) if len(pairs) else 0.0
+    apart = distances[pairs(len(distances))]
+    return float(np.sqrt(np.median(apart) / 2)) if len(apart) else 0.0
 
 
 def neighbour_width(distances: Floats, neighbours: int = 5) -> float:
@@ -116,7 +123,42 @@ def entropy_in_classes(gram: Xp, classes: Sequence[NDArray[np.int64]], alpha: fl
     blocks = [gram[..., rows[:, None], rows[None, :]] / count for rows in classes]
     if alpha == 2:
         return -xp.log(sum(xp.sum(b * b, axis=(-2, -1)) for b in blocks))
+    return of_blocks(blocks, alpha)
+
+
+def of_blocks(blocks: Sequence[Xp], alpha: float) -> Xp:
+    """Return S_a in nats of block-diagonal matrices of trace one, from their blocks (..., n, n)."""
+    xp = array_namespace(*blocks)
     return of_spectrum(xp.concat([xp.linalg.eigvalsh(b) for b in blocks], axis=-1), alpha)
+
+
+def tangent(gram: Xp, alpha: float) -> tuple[float, Xp]:
+    """Return c and G, such that no S_a(K) is above `ceiling(c + <G, K>, alpha)`; met at `gram`.
+
+    Of A = K / N and M = `gram` / N, as x^a is convex (Klein's inequality),
+
+        tr A^a >= (1 - a) tr M^a + a tr M^(a - 1) A,      S_1(A) <= tr M - 1 - tr A ln M.
+
+    Args:
+        gram: unit diagonal.
+        alpha: order of the entropy, at least 1.
+    """
+    xp = array_namespace(gram)
+    count = gram.shape[-1]
+    values, vectors = _eigen(gram / count)
+    if alpha == 1:
+        constant, rates = float(xp.sum(values)) - 1, -xp.log(values)
+    else:
+        constant, rates = (1 - alpha) * float(xp.sum(values**alpha)), alpha * values ** (alpha - 1)
+    return constant, (vectors * rates) @ xp.matrix_transpose(vectors) / count
+
+
+def ceiling(trace: Xp, alpha: float) -> Xp:
+    """Return the entropy of a value of `tangent`; ln of what is not positive is very large."""
+    xp = array_namespace(trace)
+    if alpha == 1:
+        return trace
+    return xp.log(xp.where(trace > _TINY, trace, 0 * trace + _TINY)) / (1 - alpha)
 
 
 def slope(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -> Xp:
@@ -135,10 +177,16 @@ def slope(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -> 
     result, total = xp.zeros_like(gram), 0.0
     for rows in classes or (np.arange(count),):
         block = rows[:, None], rows[None, :]
-        values, vectors = xp.linalg.eigh(gram[block] / count)
-        rounding = xp.finfo(gram.dtype).eps * count
-        values = xp.where(values > rounding, values, 0 * values + rounding)
+        values, vectors = _eigen(gram[block] / count)
         rates = -xp.log(values) if alpha == 1 else alpha / (1 - alpha) * (values ** (alpha - 1) - 1)
         result[block] = (vectors * rates) @ xp.matrix_transpose(vectors)
         total += float(xp.sum(values**alpha))
     return result / total
+
+
+def _eigen(matrix: Xp) -> tuple[Xp, Xp]:
+    """Return eigenvalues, none below rounding, and eigenvectors."""
+    xp = array_namespace(matrix)
+    values, vectors = xp.linalg.eigh(matrix)
+    rounding = xp.finfo(matrix.dtype).eps * matrix.shape[-1]
+    return xp.where(values > rounding, values, 0 * values + rounding), vectors

@@ -71,7 +71,8 @@ class Cmi:
         direction: cut groups from first to last, or both ways from the one that alone loses most.
         cut: how the curve is cut.
         xmeans: what X-means clusters; None: "values", and "indices" as "paper".
-        shortlist: candidates per step compared exactly, at most, best to first order; 0: all.
+        shortlist: candidates per step compared exactly, at most, best to first order; 0: all, the
+            best of them proved by bounds (`_proven`) where there are any.
         target: what the maps shall tell about.
         tolerance: a cut may cost this share of answers; else the next larger candidate is taken.
         arrays: what the order is computed with: "numpy", "torch", "cuda", or what is there ("auto").
