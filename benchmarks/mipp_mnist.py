@@ -6,7 +6,7 @@
     python benchmarks/mipp_mnist.py --rows OTHER --features # pixels of an MLP (paper, E.1)
 
 After figures 2 a and 3 of Westphal et al. 2024 (arXiv 2411.00147): a trained network and one with
-random weights are pruned at the paper's 20 confidence values, and at five tolerances of the robust
+random weights are pruned at the paper's 20 confidence values, and at seven tolerances of the robust
 test. The other criteria remove as many nodes as MIPP did, at every third confidence value and every
 tolerance. All are then trained alike, for a short while. A network has collapsed if it tells digits
 no better than chance afterwards. No layer ever loses its last node here; those of the paper's
@@ -41,7 +41,7 @@ CALIBRATION, RETRAINING = 1000, 10_000  # images; more where pixels are judged
 PIXELS = 4000
 
 # Each level is one run of MIPP: the paper's confidence values, then losses that are allowed.
-TOLERANCES = (0.02, 0.06, 0.12, 0.25, 0.4)
+TOLERANCES = (0.02, 0.06, 0.12, 0.25, 0.4, 0.6, 0.8)
 LEVELS = [("mipp", f"{PAPER},confidence={x}") for x in schedule()]
 LEVELS += [("mipp, tolerance", f"mipp:collapse=l1,tolerance={tau}") for tau in TOLERANCES]
 FOLLOWED = {*range(1, len(schedule()), 3), *range(len(schedule()), len(LEVELS))}  # by the others
@@ -184,16 +184,20 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--estimator", choices=list(ESTIMATOR), default="ridge",
                         help="mlp: the paper's networks, at three confidence values, alone")  # fmt: skip
     parser.add_argument("--features", action="store_true", help="select pixels of an MLP, too")
+    parser.add_argument("--levels", type=lambda text: [int(level) for level in text.split(",")],
+                        help="some: 0 to 19 are confidence values, 20 to 26 tolerances")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="six levels, all followed")
     parser.add_argument("--show", action="store_true", help="run nothing")
     asked = parser.parse_args()
-    asked.levels, asked.others, asked.suffix = range(len(LEVELS)), tuple(OTHERS), ""
+    given, asked.others, asked.suffix = asked.levels, tuple(OTHERS), ""
+    asked.levels = range(len(LEVELS))
     if asked.estimator == "mlp":
         asked.levels, asked.others, asked.suffix = range(4, len(schedule()), 6), (), ", mlp"
     if asked.features:
         asked.levels, asked.others = range(len(schedule()), len(LEVELS)), ()
     if asked.quick:
-        asked.levels = [level for level in sorted(FOLLOWED)[1::2] if level in asked.levels]
+        asked.levels = [level for level in sorted(FOLLOWED)[1:12:2] if level in asked.levels]
+    asked.levels = given or asked.levels
     return asked
 
 
