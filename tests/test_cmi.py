@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from onnxprune.core.configured import configured
-from onnxprune.core.contracts import CRITERIA, Evidence, Ranking
+from onnxprune.core.contracts import CRITERIA, REPAIRS, Evidence, Ranking, Samples
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.passes.criteria import _arrays, _cuts, _kernels, _renyi, cmi
 from onnxprune.passes.criteria._kernels import target_of
+from onnxprune.pipeline.collect import collect
+from onnxprune.pipeline.quality import Quality
+from onnxprune.structure.dependency import analyse
 from tests.test_seen_by_readers import evidence_of, residual, weight
 
 SETTINGS = (
@@ -170,6 +173,32 @@ def test_kernels_are_made_once_while_they_fit(
     assert sorted(made) == sorted([*expected] * (1 if bytes_held else 2))
     for name, ranking in found.items():
         np.testing.assert_array_equal(ranking.scores, expected[name].scores)
+
+
+# -- cuts that are judged ---------------------------------------------------------------------------
+
+
+def test_a_cut_is_judged_as_it_will_be_repaired() -> None:
+    """One of two equal channels: nothing is lost once the other is read twice as much."""
+    wa = weight(residual(), "wa").copy()
+    wa[1] = wa[0]
+    graph = residual(wa=wa)
+    x = np.random.default_rng(1).standard_normal((48, 3, 6, 6)).astype(np.float32)
+    samples = Samples(48, lambda a, b: {"x": x[a:b]})
+    analysis = analyse(graph)
+    both = Evidence(analysis, collect(analysis, samples, frozenset({"moments", "second"})))
+    means = Evidence(analysis, collect(analysis, samples, frozenset({"moments"})))
+    (group,) = [group for group in analysis.groups if group.name == "wa"]
+
+    def judged(repair: str, evidence: Evidence = both) -> float:
+        found = configured(REPAIRS, repair)[1]
+        quality = Quality(evidence, samples, None, "CPUExecutionProvider", found, 1e-6)
+        assert quality(np.empty(0, np.int64)) == 1.0
+        return quality(group.units[[1]])
+
+    assert judged("least-squares") == judged("sequential") == 1.0
+    assert max(judged("none"), judged("mean")) < 1.0
+    assert judged("sequential", means) == judged("mean")
 
 
 # -- arrays -----------------------------------------------------------------------------------------

@@ -285,13 +285,16 @@ def _helped(evidence: Evidence, request: PruneRequest, subject: Subject) -> Evid
     name, criterion = request.scoring
     quality = None
     if criterion.chooses and not request.bounded:
-        quality = Quality(subject.analysis, samples, request.labels, request.provider)
+        quality = Quality(
+            evidence, samples, request.labels, request.provider, request.repairing[1], request.ridge
+        )
     memo = evidence.memo
     if request.work is not None:
         decided_by = {
             "model": digest(subject.path), "data": content(samples), "samples": samples.count,
             "criterion": name, "settings": settings_of(criterion), "seed": request.seed,
-            "labels": request.labels, "budget": request.bounded, "rows": request.rows,
+            "labels": request.labels, "repair": request.repairing[0],
+            "budget": request.bounded, "rows": request.rows,
             "unlock": str(request.unlocked), "provider": request.provider,
             "versions": dict(versions()),
             "blocks": [block.y for block in subject.depth.blocks] if subject.depth else [],
