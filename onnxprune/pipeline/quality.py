@@ -33,7 +33,7 @@ class Quality:
         labels: their key, or None.
         provider: of the runs.
         repair: of the run.
-        ridge: its damping.
+        ridge: its damping; None: its own.
     """
 
     evidence: Evidence
@@ -41,7 +41,7 @@ class Quality:
     labels: str | None
     provider: str
     repair: Repair
-    ridge: float
+    ridge: float | None
 
     def __call__(self, units: Ints) -> float:
         """Return the quality without these units (global numbers), at most 1."""
