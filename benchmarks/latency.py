@@ -1,12 +1,15 @@
 """Time as the budget: does the prediction hold, and is what was asked for what the clock says?
 
-    python benchmarks/latency.py [--networks resnet18,mobilenet_v2] [--shares 0.7,0.5,0.35]
-                                 [--plans 30] [--threads 1] [--rows rows.jsonl]
+    python benchmarks/latency.py [--networks NAMES] [--shares 0.7,0.5,0.35] [--plans 30] [--threads 1]
+                                 [--rows rows.jsonl]
 
 Per network: the error of the fitted time on random plans it has not seen, beside that of "time falls as
 MACs do"; then `prune --latency SHARE` beside `prune --macs` at the same MACs (widths of 8), both timed
-by `bench` against the original. Weights are random (`l2`, no repair): this is about time alone. Rows are
-kept as they come, and not measured again.
+by `bench` against the original. Weights are random or do not matter (`l2`, no repair): this is about time
+alone; for accuracy at equal time see `joint_cifar.py --figure latency`. Networks are those of `tests/zoo.py`
+for images of 224 pixels, `bert_base` for 128 tokens (of 1,000 words: looking them up costs no time), and
+files by their name in the folder that `cifar.py` speaks of. Rows are kept as they come, and not measured
+again: run again to go on, network by network. Timings want a quiet machine, though all are taken in turns.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import onnxprune  # noqa: E402
+from benchmarks import cifar  # noqa: E402
 from onnxprune.core.cost import CostModel  # noqa: E402
 from onnxprune.files.store import load  # noqa: E402
 from onnxprune.latency.copies import Setting, drawn, observed  # noqa: E402
@@ -40,6 +44,8 @@ from onnxprune.structure.dependency import analyse  # noqa: E402
 from onnxprune.timing.run import BenchReport  # noqa: E402
 from tests import zoo  # noqa: E402
 
+NETWORKS = "mobilenet_v2,efficientnet_b0,yolox_nano,ppocrv3_det_en,resnet50,bert_base"
+TOKENS, WORDS = 128, 1000
 BAR_ERROR, BAR_REQUEST, BAR_GAIN = 0.05, 0.05, 0.9
 COPIES = 16
 STEP = Options(round_to=16)
@@ -80,9 +86,30 @@ def request(path: Path, share: float, threads: int, folder: Path) -> dict[str, f
 
 
 def exported(name: str, folder: Path) -> Path:
-    """Write a network of the zoo for images of 224 pixels."""
-    network, _ = zoo.build(name)
-    return export(network, [torch.zeros(2, 3, 224, 224)], folder / f"{name}.onnx")
+    """Write a network, or find its file."""
+    target = folder / f"{name}.onnx"
+    if name == "bert_base":
+        tokens = torch.ones(2, TOKENS, dtype=torch.int64)
+        return export(Bert(), [tokens, tokens], target, exporter="torchscript")
+    if name in zoo.ARCHITECTURES:
+        return export(zoo.build(name)[0], [torch.zeros(2, 3, 224, 224)], target)
+    return cifar.folder() / "onnx" / f"{name}.onnx"
+
+
+class Bert(torch.nn.Module):
+    """BERT-base with random weights: tokens and their mask to the last hidden state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(vocab_size=WORDS, attn_implementation="eager")
+        self.model = BertModel(config, add_pooling_layer=False).eval()
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return states: shape (N, tokens, 768)."""
+        states: torch.Tensor = self.model(tokens, attention_mask=mask).last_hidden_state
+        return states
 
 
 def rows(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
@@ -107,7 +134,7 @@ def rows(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Measure and print; exit code 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", default="resnet18,mobilenet_v2")
+    parser.add_argument("--networks", default=NETWORKS)
     parser.add_argument("--shares", default="0.7,0.5,0.35")
     parser.add_argument("--plans", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
