@@ -8,12 +8,7 @@ that axis is missing, the item is one sample.
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +16,11 @@ import numpy as np
 from onnxprune.core.contracts import SOURCES, InputSpec, Samples, SourceRequest
 from onnxprune.core.errors import DataError, OnnxPruneError
 from onnxprune.core.graph import Array
+from onnxprune.core.named import FORM, importable_here, named_function
 
 from ._fit import fit
 from ._spill import spill
 
-_FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _LABELS = "labels"  # name of what a tuple holds beyond the inputs
 
 
@@ -36,13 +31,13 @@ class _Function:
 
     def accepts(self, data: object) -> bool:
         """Accept text of that form."""
-        return isinstance(data, str) and _FORM.fullmatch(data) is not None
+        return isinstance(data, str) and FORM.fullmatch(data) is not None
 
     def open(self, data: object, request: SourceRequest) -> Samples:
         """Call the function and store what it yields."""
         text = str(data)
-        with _importable_here():
-            function = _find(text)
+        with importable_here():
+            function = named_function(text, "--data", DataError)
             try:
                 return _stored(function(), request, text)
             except OnnxPruneError:
@@ -97,39 +92,6 @@ def _batch(item: object, inputs: tuple[InputSpec, ...], where: str) -> dict[str,
         for spec in inputs
     ]
     return {name: value[None] for name, value in batch.items()} if any(lacking) else batch
-
-
-def _find(text: str) -> Callable[[], object]:
-    module_name, _, name = text.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"--data '{text}': {error} (looked in {Path.cwd()} and what is installed)"
-        ) from error
-    except Exception as error:  # code of the user raises anything; its name and text tell
-        raise DataError(
-            f"--data '{text}': importing failed: {type(error).__name__}: {error}"
-        ) from error
-    function: Callable[[], object] | None = getattr(module, name, None)
-    if callable(function):
-        return function
-    near = difflib.get_close_matches(
-        name, [n for n in dir(module) if callable(getattr(module, n))], 1
-    )
-    hint = f": did you mean '{near[0]}'?" if near else ""
-    raise DataError(f"--data '{text}': '{module_name}' has no function '{name}'{hint}")
-
-
-@contextmanager
-def _importable_here() -> Iterator[None]:
-    """Let modules of the current directory be imported."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 SOURCES.register("function")(_Function())

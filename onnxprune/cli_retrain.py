@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,17 +13,100 @@ from . import options as opt
 from .core.errors import OnnxPruneError
 from .show.screen import Screen
 
+if TYPE_CHECKING:
+    from .torch import Retrained
+
+_LOSS, _STEPS, _MACHINE = "Loss", "Steps", "Machine"
+
 Teacher = Annotated[Path, typer.Option(help="The original, with the same inputs and outputs.")]
 Trained = Annotated[Path, typer.Option("--output", "-o", help="Where to.")]
-Epochs = Annotated[int, typer.Option(help="Passes over the samples.")]
-Batch = Annotated[int, typer.Option(help="Samples a step.")]
-Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
-Rate = Annotated[float, typer.Option(help="Learning rate, which falls along a cosine.")]
-Warmup = Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")]
-Decay = Annotated[float, typer.Option(help="Weight decay, not of biases and norms.")]
-Temperature = Annotated[float, typer.Option(help="That logits are divided by.")]
-LabelWeight = Annotated[float, typer.Option(help="Share of the labels in the loss.")]
-Clip = Annotated[float, typer.Option(help="Largest norm of a gradient.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the samples.", rich_help_panel=_STEPS)]
+Batch = Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=_STEPS)]
+Optimizer = Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_STEPS)]
+Rate = Annotated[
+    float,
+    typer.Option(help="Learning rate, which falls along a cosine.", rich_help_panel=_STEPS),
+]
+Warmup = Annotated[
+    float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=_STEPS)
+]
+Decay = Annotated[
+    float, typer.Option(help="Weight decay, not of biases and norms.", rich_help_panel=_STEPS)
+]
+Clip = Annotated[float, typer.Option(help="Largest norm of a gradient.", rich_help_panel=_STEPS)]
+Average = Annotated[
+    float,
+    typer.Option(
+        help="Keep a running average of the weights: how much of it stays in a step, such as 0.999.",
+        rich_help_panel=_STEPS,
+    ),
+]
+Unfold = Annotated[
+    bool,
+    typer.Option(
+        "--unfold",
+        help="Put BatchNormalization back, which the exporter folded, while training lasts.",
+        rich_help_panel=_STEPS,
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option(help="That logits are divided by.", rich_help_panel=_LOSS)
+]
+LabelWeight = Annotated[
+    float, typer.Option(help="Share of the labels in the loss.", rich_help_panel=_LOSS)
+]
+Features = Annotated[
+    float,
+    typer.Option(
+        help="Weight of the distance to the original where blocks end; needs the plan.",
+        rich_help_panel=_LOSS,
+    ),
+]
+PlanOf = Annotated[
+    Path | None,
+    typer.Option("--plan", help="Of the prune; default MODEL.plan.json.", rich_help_panel=_LOSS),
+]
+OwnLoss = Annotated[
+    str | None,
+    typer.Option(
+        "--loss",
+        help="Your own in place of that of labels: called with outputs and batch, two mappings of "
+        "tensors by name.",
+        metavar="MODULE:FUNCTION",
+        rich_help_panel=_LOSS,
+    ),
+]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        help="Change images at random, for both models: crop,flip,cutout,mixup.",
+        metavar="NAMES",
+        rich_help_panel=_STEPS,
+    ),
+]
+Holdout = Annotated[
+    float,
+    typer.Option(
+        help="Share of the samples to judge by; the weights that do best there are kept.",
+        rich_help_panel=_STEPS,
+    ),
+]
+Patience = Annotated[
+    int,
+    typer.Option(help="Stop after so many epochs without progress there.", rich_help_panel=_STEPS),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_MACHINE)]
+TeacherProvider = Annotated[
+    str,
+    typer.Option("--provider", help="onnxruntime's, for the teacher.", rich_help_panel=_MACHINE),
+]
+Precision = Annotated[
+    str, typer.Option(help="float32, or bfloat16 where possible.", rich_help_panel=_MACHINE)
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile first: minutes, for GPUs.", rich_help_panel=_MACHINE),
+]
 
 
 def retrain(
@@ -38,16 +122,31 @@ def retrain(
     rate: Rate = 0.01,
     warmup: Warmup = 0.05,
     decay: Decay = 5e-4,
+    clip: Clip = 1.0,
+    augment: Augment = None,
+    average: Average = 0.0,
+    unfold: Unfold = False,
+    holdout: Holdout = 0.0,
+    patience: Patience = 0,
     temperature: Temperature = 4.0,
     label_weight: LabelWeight = 0.1,
-    clip: Clip = 5.0,
+    features: Features = 0.0,
+    plan: PlanOf = None,
+    loss: OwnLoss = None,
+    device: Device = "auto",
+    provider: TeacherProvider = "cpu",
+    precision: Precision = "float32",
+    compile: Compile = False,
     seed: opt.Seed = 0,
     work: opt.Work = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
 ) -> None:
-    """Train a pruned model to say what the original says; labels are not needed. Resumes in --work."""
+    """Train a pruned model to say what the original says; labels are not needed. Resumes in --work.
+
+    Several processes train together: accelerate launch --num_processes 2 -m onnxprune retrain ...
+    """
     if find_spec("torch") is None:
         raise OnnxPruneError('retrain needs PyTorch: pip install "onnxprune[torch]"')
     from .torch import Recipe
@@ -55,16 +154,26 @@ def retrain(
 
     recipe = Recipe(
         epochs=epochs, batch=batch, optimizer=optimizer, rate=rate, warmup=warmup,  # type: ignore[arg-type]
-        decay=decay, temperature=temperature, label_weight=label_weight, clip=clip, seed=seed,
+        decay=decay, clip=clip, augment=tuple(augment.split(",")) if augment else (), average=average,
+        unfold=unfold, holdout=holdout, patience=patience, temperature=temperature,
+        label_weight=label_weight, features=features, loss=loss, precision=precision,  # type: ignore[arg-type]
+        compile=compile, seed=seed,
     )  # fmt: skip
-    with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with Screen(as_json=json and is_main, quiet=quiet or not is_main, verbose=verbose) as screen:
         done = train(
-            model, teacher, data, output, recipe=recipe, labels=labels, preprocess=preprocess,
-            work=work, progress=screen.progress,
+            model, teacher, data, output, recipe=recipe, labels=labels, plan=plan,
+            preprocess=preprocess, device=device, provider=provider, work=work,
+            progress=screen.progress,
         )  # fmt: skip
-        text = f"wrote {output}: {done.steps} steps in {done.seconds:.0f} s"
-        if done.losses:
-            text += (
-                f", loss {done.losses[0]:.4g} in the first epoch, {done.losses[-1]:.4g} in the last"
-            )
-        screen.show(done, text)
+        screen.show(done, _said(done, output))
+
+
+def _said(done: Retrained, output: Path) -> str:
+    """Return what became of a training, in one line."""
+    text = f"wrote {output}: {done.steps} steps, {done.seconds:.0f} s"
+    if done.losses:
+        text += f", loss {done.losses[0]:.4g} in the first epoch, {done.losses[-1]:.4g} in the last"
+    if done.agreement is not None:
+        text += f"; {done.agreement:.1%} of the held-out samples agree with the original"
+    return text

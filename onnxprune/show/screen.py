@@ -17,6 +17,7 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 from .report import plain
@@ -43,7 +44,8 @@ class Screen:
         console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+            disable=quiet or not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=None)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from ..core.errors import OnnxPruneError
+from .augment import MIXUP, check
+
+Optimizer = Literal["sgd", "adamw"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +29,38 @@ class Recipe:
         warmup: share of the steps in which the rate rises from zero.
         decay: of weights; not of biases, norms and other vectors.
         temperature: that both models' logits are divided by.
-        label_weight: share of the cross-entropy with labels in the loss, if there are labels.
+        label_weight: share of the labels' loss in the loss, if there are labels or a loss of the user's.
+        features: weight of the distance at block ends, beside the loss; needs the plan.
+        loss: of the user's in place of cross-entropy, `module:function` (see `retrain`).
         clip: largest norm of a gradient.
-        seed: of the order of samples, and of Dropout.
+        augment: changes of images: crop, flip, cutout, mixup.
+        average: how much of the running average of weights stays in a step, such as 0.999; 0: none.
+        unfold: whether BatchNormalization that the exporter folded is put back while training lasts.
+        holdout: share of the samples that is not trained on; the weights that do best there are kept.
+        patience: epochs without progress on these after which training ends; 0: it goes on.
+        precision: that the student computes in; its weights stay float32.
+        compile: whether `torch.compile` makes kernels first (minutes, worth it on a GPU).
+        seed: of the order of samples, of changes, and of Dropout.
     """
 
     epochs: int = 5
     batch: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     rate: float = 0.01
     warmup: float = 0.05
     decay: float = 5e-4
     temperature: float = 4.0
     label_weight: float = 0.1
-    clip: float = 5.0
+    features: float = 0.0
+    loss: str | None = None
+    clip: float = 1.0
+    augment: tuple[str, ...] = ()
+    average: float = 0.0
+    unfold: bool = False
+    holdout: float = 0.0
+    patience: int = 0
+    precision: Precision = "float32"
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,8 +72,22 @@ class Recipe:
         for name in ("epochs", "batch", "rate", "temperature", "clip"):
             if getattr(self, name) <= 0:
                 raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must be above zero")
-        if self.optimizer not in {"sgd", "adamw"}:
-            raise OnnxPruneError(f"--optimizer is '{self.optimizer}': expected sgd or adamw")
+        for name in ("warmup", "decay", "features", "patience", "seed"):
+            if getattr(self, name) < 0:
+                raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must not be negative")
+        for name in ("average", "holdout", "label_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                option = name.replace("_", "-")
+                raise OnnxPruneError(f"--{option} is {getattr(self, name)}: expected 0 to 1")
+        for name, known in (("optimizer", Optimizer), ("precision", Precision)):
+            if getattr(self, name) not in get_args(known):
+                expected = " or ".join(get_args(known))
+                raise OnnxPruneError(f"--{name} is '{getattr(self, name)}': expected {expected}")
+        if self.patience and not self.holdout:
+            raise OnnxPruneError("--patience needs samples to judge by: give --holdout 0.05, too")
+        if self.loss and MIXUP in self.augment:
+            raise OnnxPruneError("--augment mixup mixes labels, which --loss cannot: leave one out")
+        check(self.augment)
 
     def rate_at(self, step: int, steps: int) -> float:
         """Return the learning rate of a step."""

@@ -1,31 +1,34 @@
-"""Retraining after pruning: the original model, run by onnxruntime, teaches the pruned one.
-
-What a step does depends on the recipe and its number alone (order of samples, Dropout), so that a run
-that was killed and resumed ends, on a CPU, in the weights of one that was not.
-"""
+"""Retraining after pruning: the original model, run by onnxruntime, teaches the pruned one."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, from_numpy, fx, no_grad
 
 from ..core.errors import DataError, OnnxPruneError
 from ..core.graph import Array, Graph
+from ..core.named import importable_here, named_function
 from ..core.runtime import Session
-from ..core.samples import Progress, Samples, concatenate, silent
+from ..core.samples import Progress, Samples, silent
+from ..core.stream import Probes, with_probes
 from ..files.store import digest, load, save
 from ..pipeline.samples import Data, open_samples
-from . import checkpoint
+from ..providers import provider_named
+from .batches import Batches
+from .checkpoint import State
 from .convert import from_onnx
+from .features import Feature, features, with_outputs
+from .loss import Loss
+from .processes import Processes
 from .recipe import Recipe
+from .run import DivergedError, Run, Teacher
+from .unfold import unfold_batchnorm
 from .writeback import written_back
 
 _EVERY = 60.0  # seconds between checkpoints
@@ -36,15 +39,19 @@ class Retrained:
     """What a run did.
 
     Attributes:
-        steps: all steps of the recipe.
+        steps: that were taken, of this process and those before.
         resumed: the step at which this process began.
         losses: mean loss of each epoch that ended in this process.
+        agreement: share of the held-out samples whose class is the teacher's; None without such.
+        parts: in how many a batch was computed in the end, for want of memory.
         seconds: of this process.
     """
 
     steps: int
     resumed: int
     losses: tuple[float, ...]
+    agreement: float | None
+    parts: int
     seconds: float
 
 
@@ -56,58 +63,85 @@ def retrain(
     *,
     recipe: Recipe | None = None,
     labels: str | None = None,
+    plan: Path | str | None = None,
     preprocess: str | Mapping[str, Any] | None = None,
+    device: str = "auto",
+    provider: str = "cpu",
     work: Path | None = None,
     every: float = _EVERY,
     progress: Progress = silent,
 ) -> Retrained:
     """Train a pruned model to say what the original says, and write it.
 
+    Several processes that a launcher has started (`accelerate launch`) train together.
+
     Args:
         model: the pruned file.
         teacher: the original file, with the same inputs and outputs.
-        data: samples of the inputs, all of which are used; anything that `prune` reads.
+        data: samples of the inputs; anything that `prune` reads.
         output: where to.
-        recipe: settings; the default ones if None.
+        recipe: settings; the default ones if None. A `loss` of the user's is called with two mappings,
+            outputs of the model by name and arrays of the batch by name (inputs, and what else the
+            data has), all of them tensors; it returns one number.
         labels: key of integer labels in the data, one per sample; None trains without.
+        plan: of the prune, for `Recipe.features`; None: beside the model, as `prune` leaves it.
         preprocess: for images, see `prune`.
+        device: of the student: "cpu", "cuda" or "auto".
+        provider: onnxruntime's for the teacher: "cpu", "cuda", ...
         work: folder of the checkpoint; none is written without. What is there is resumed.
         every: seconds between checkpoints.
         progress: called after each step.
 
     Raises:
         OnnxPruneError: in one line: the files do not go together, labels are missing, an operator is
-            not carried to PyTorch, the loss is no number, the checkpoint is of another run.
+            not carried to PyTorch, memory ends, the loss is no number (then the last good weights are
+            in `OUTPUT.last-good.onnx`), the checkpoint is of another run.
     """
     recipe, start = recipe or Recipe(), time.perf_counter()
-    graph = load(model)
+    processes, graph, original, output = Processes(device), load(model), load(teacher), Path(output)
     samples = open_samples(data, graph, preprocess=preprocess)
-    session = Session(teacher)
-    _check(graph, session, samples, labels)
-    module = from_onnx(graph)
-    run = _Run(module, recipe, session, samples, [v.name for v in graph.inputs], labels)
+    _check(graph, original, samples, labels)
+    run = _prepared(
+        graph, original, samples, recipe, labels, _plan(model, plan, recipe), processes,
+        provider_named(provider),
+    )  # fmt: skip
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
         parts = {"model": digest(model), "teacher": digest(teacher), "data": samples.digest}
         run.keep(work / "checkpoint.safetensors", {**parts, "recipe": recipe.digest()}, every)
-    losses = run.all(progress)
-    save(written_back(module.eval(), graph), output, original=model)
-    return Retrained(run.steps, run.first, losses, time.perf_counter() - start)
+    first = run.memory.step
+    try:
+        losses = run.all(progress if processes.is_main else silent)
+    except DivergedError as error:
+        raise DivergedError(f"{error}{_rescued(run, graph, output, model)}") from error
+    _write(run, run.final(), graph, output, model)
+    agreement = None if math.isnan(run.memory.agreement) else run.memory.agreement
+    seconds = time.perf_counter() - start
+    return Retrained(run.memory.step, first, losses, agreement, run.memory.parts, seconds)
 
 
-def _check(graph: Graph, session: Session, samples: Samples, labels: str | None) -> None:
+def _write(run: Run, state: State, graph: Graph, path: Path, model: Path | str) -> None:
+    """Write weights back into the graph they came from; one process does, the others wait."""
+    run.module.load_state_dict(state)
+    if run.processes.is_main:
+        save(written_back(run.module.cpu().eval(), graph), path, original=model)
+    run.processes.wait()
+
+
+def _check(graph: Graph, teacher: Graph, samples: Samples, labels: str | None) -> None:
     """Refuse what does not go together.
 
     Raises:
         OnnxPruneError: in one line.
     """
     for kind, ours, theirs in (
-        ("inputs", [v.name for v in graph.inputs], session.inputs),
-        ("outputs", [v.name for v in graph.outputs], session.outputs),
+        ("inputs", graph.inputs, teacher.inputs),
+        ("outputs", graph.outputs, teacher.outputs),
     ):
-        if sorted(ours) != sorted(theirs):
+        names = [[value.name for value in values] for values in (ours, theirs)]
+        if sorted(names[0]) != sorted(names[1]):
             raise OnnxPruneError(
-                f"the teacher has other {kind}: the model has {ours}, the teacher {theirs}; give "
+                f"the teacher has other {kind}: the model has {names[0]}, the teacher {names[1]}; give "
                 "the file that the model was pruned from"
             )
     if samples.count == 0:
@@ -117,107 +151,90 @@ def _check(graph: Graph, session: Session, samples: Samples, labels: str | None)
         raise DataError(f"--labels '{labels}': the data has no such key; besides inputs: {known}")
 
 
-class _Run:
-    """One training: all steps of a recipe, from the first or from a checkpoint."""
+def _plan(model: Path | str, plan: Path | str | None, recipe: Recipe) -> Path | None:
+    """Return the plan that features need."""
+    if not recipe.features:
+        return None
+    found = Path(plan) if plan is not None else Path(model).with_suffix(".plan.json")
+    if not found.is_file():
+        raise OnnxPruneError(
+            f"--features needs the plan of the prune, and there is no '{found}': give --plan"
+        )
+    return found
 
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        recipe: Recipe,
-        teacher: Session,
-        samples: Samples,
-        inputs: list[str],
-        labels: str | None,
-    ) -> None:
-        self.module, self.recipe, self.teacher, self.samples = module, recipe, teacher, samples
-        self.inputs, self.labels = inputs, labels
-        self.optimizer = recipe.optimizer_of(module)
-        self.size = samples.batch or min(recipe.batch, samples.count)
-        self.each = samples.count // self.size  # steps an epoch; the rest waits for another order
-        self.steps, self.first = recipe.epochs * self.each, 0
-        self.path: Path | None = None
 
-    def keep(self, path: Path, notes: dict[str, str], every: float) -> None:
-        """Write checkpoints to `path`; begin with the one that is there."""
-        self.path, self.notes, self.every = path, notes, every
-        if path.exists():
-            found = checkpoint.read(path, self.module, self.optimizer, notes)
-            self.first = int(found["step"])
+def _prepared(
+    graph: Graph,
+    original: Graph,
+    samples: Samples,
+    recipe: Recipe,
+    labels: str | None,
+    plan: Path | None,
+    processes: Processes,
+    provider: str,
+) -> Run:
+    """Return a run at its first step."""
+    inputs = [value.name for value in graph.inputs]
+    outputs = [value.name for value in graph.outputs]
+    batches = Batches(samples, recipe, inputs, labels)
+    typical = batches.first().arrays
+    module = from_onnx(graph)
+    if recipe.unfold:
+        module = unfold_batchnorm(module, [[from_numpy(typical[name]) for name in inputs]])
+    ends = [] if plan is None else features(graph, original, plan)
+    module = with_outputs(module, [end.name for end in ends])
+    teach = _teacher(original, outputs, ends, provider)
+    feeds = {name: typical[name] for name in inputs}
+    taught = teach(feeds)
+    _check_shapes(module, feeds, taught)
+    own = None
+    if recipe.loss is not None:
+        with importable_here():
+            own = named_function(recipe.loss, "--loss")
+    names = [end.name for end in ends]
+    loss = Loss(recipe, outputs, names, taught, labelled=labels is not None, own=own)
+    return Run(module, recipe, teach, batches, loss, inputs, processes)
 
-    def all(self, progress: Progress) -> tuple[float, ...]:
-        """Take all steps that are left; returns the mean loss of each epoch that ended."""
-        self.module.train()
-        means, losses, written = [], [], time.perf_counter()
-        for step in range(self.first, self.steps):
-            losses.append(self.step(step))
-            ended = (step + 1) % self.each == 0
-            if ended:
-                means.append(float(np.mean(losses)))
-                losses = []
-            if self.path and (time.perf_counter() - written >= self.every or ended):
-                notes = {**self.notes, "step": str(step + 1)}
-                checkpoint.write(self.path, self.module, self.optimizer, notes)
-                written = time.perf_counter()
-            progress("retraining", step + 1, self.steps)
-        return tuple(means)
 
-    def step(self, step: int) -> float:
-        """Take one step; returns its loss.
+def _teacher(
+    original: Graph, outputs: Sequence[str], ends: Sequence[Feature], provider: str
+) -> Teacher:
+    """Return what computes the original's outputs, then features, in the student's order and shape."""
+    wider = with_probes(original, [Probes(tuple(end.name for end in ends))])
+    session = Session(wider, provider=provider)
+    kept = {end.name: end for end in ends}
 
-        Raises:
-            OnnxPruneError: if the loss is no number; parameters are those before the step.
-        """
-        epoch, place = divmod(step, self.each)
-        torch.manual_seed(self.recipe.seed * self.steps + step)
-        batch = self._batch(epoch, place)
-        expected = self.teacher.run({name: batch[name] for name in self.inputs})
-        found = self.module(*(torch.from_numpy(batch[name]) for name in self.inputs))
-        outputs = [found] if isinstance(found, Tensor) else list(found)
-        truth = None if self.labels is None else torch.from_numpy(batch[self.labels]).long()
-        loss = self._loss(outputs, [expected[name] for name in self.teacher.outputs], truth)
-        if not torch.isfinite(loss):
-            kept = f"; the last good weights are in '{self.path}'" if self.path else ""
+    def teach(feeds: dict[str, Array]) -> dict[str, Array]:
+        found = session.run(feeds, [*outputs, *kept])
+        return found | {name: end.of(found[name]) for name, end in kept.items()}
+
+    return teach
+
+
+def _check_shapes(
+    module: fx.GraphModule, feeds: dict[str, Array], taught: Mapping[str, Array]
+) -> None:
+    """Refuse a teacher whose outputs have other shapes.
+
+    Raises:
+        OnnxPruneError: naming the first.
+    """
+    with no_grad():
+        made = module(*map(from_numpy, feeds.values()))
+    found = [made] if isinstance(made, Tensor) else made
+    for mine, (name, theirs) in zip(found, taught.items(), strict=True):
+        if list(mine.shape) != list(theirs.shape):
             raise OnnxPruneError(
-                f"the loss is {loss.item()} at step {step + 1}: lower --rate (it is "
-                f"{self.recipe.rate}) or raise --warmup{kept}"
+                f"'{name}' has shape {list(mine.shape)} in the model and {list(theirs.shape)} in the "
+                "teacher: give the file that the model was pruned from"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate_at(step, self.steps)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        return loss.item()
 
-    def _batch(self, epoch: int, place: int) -> dict[str, Array]:
-        """Return the samples of a step: runs of them, in an order of the epoch's own."""
-        rng = np.random.default_rng([self.recipe.seed, epoch])
-        chunk = self.samples.batch or 1
-        order = rng.permutation(self.samples.count // chunk)
-        count = self.size // chunk
-        picked = order[place * count : (place + 1) * count]
-        return concatenate(self.samples.read(i * chunk, (i + 1) * chunk) for i in map(int, picked))
 
-    def _loss(self, outputs: list[Tensor], expected: list[Array], truth: Tensor | None) -> Tensor:
-        """Return how far outputs are from the teacher's, and the first classes from the truth."""
-        pairs = [
-            (mine, torch.from_numpy(theirs))
-            for mine, theirs in zip(outputs, expected, strict=True)
-            if theirs.dtype.kind == "f"
-        ]
-        taught = torch.stack([self._distance(*pair) for pair in pairs]).mean()
-        if truth is None:
-            return taught
-        share = self.recipe.label_weight
-        scores = next(mine for mine, _ in pairs if mine.ndim == 2)
-        return (1 - share) * taught + share * F.cross_entropy(scores, truth.reshape(-1))
-
-    def _distance(self, mine: Tensor, theirs: Tensor) -> Tensor:
-        """Kullback-Leibler divergence of classes (logits or shares); else the error over the variance."""
-        if theirs.ndim == 2 and theirs.shape[1] > 1:
-            heat = self.recipe.temperature
-            if bool((theirs >= 0).all()) and bool(((theirs.sum(1) - 1).abs() < 1e-3).all()):
-                mine, theirs = mine.clamp(min=1e-12).log(), theirs.clamp(min=1e-12).log()
-            log_mine, log_theirs = (F.log_softmax(x / heat, 1) for x in (mine, theirs))
-            return heat**2 * F.kl_div(log_mine, log_theirs, reduction="batchmean", log_target=True)
-        return F.mse_loss(mine, theirs) / theirs.var(correction=0).clamp(min=1e-12)
+def _rescued(run: Run, graph: Graph, output: Path, model: Path | str) -> str:
+    """Write the last weights that had a finite loss; returns what to say of them."""
+    step, state = run.good
+    if not step:
+        return ""
+    path = output.with_suffix(".last-good.onnx")
+    _write(run, state, graph, path, model)
+    return f"; the weights after {step} steps, the last good ones, are in '{path}'"

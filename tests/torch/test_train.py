@@ -2,141 +2,163 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import pytest
-from onnx import ModelProto, numpy_helper, parser
 
 from onnxprune import cli
 from onnxprune.core.errors import OnnxPruneError
-from onnxprune.core.runtime import Session
-from onnxprune.torch import Recipe, retrain
+from onnxprune.torch import Recipe
 
-TEXT = """
-<ir_version: 10, opset_import: ["" : 20]>
-agraph (float[N, 6] x) => (float[N, 4] y)
-{
-    t = Gemm (x, first, bias)
-    u = Relu (t)
-    v = Dropout (u, ratio)
-    y = Gemm (v, last)
-}
-"""
-RECIPE = Recipe(epochs=3, batch=16, rate=0.05, temperature=2.0)
-
-
-def _model(hidden: int, seed: int) -> ModelProto:
-    model = parser.parse_model(TEXT)
-    rng = np.random.default_rng(seed)
-    shapes = {"first": (6, hidden), "bias": (hidden,), "last": (hidden, 4)}
-    values = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    for name, value in {**values, "ratio": np.array(0.1)}.items():
-        model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-    return model
+from .retraining import RECIPE, prepare, run, train
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A teacher, a student of half the width, samples with labels."""
-    onnx.save(_model(32, 0), tmp_path / "teacher.onnx")
-    onnx.save(_model(16, 1), tmp_path / "student.onnx")
-    x = np.random.default_rng(2).standard_normal((100, 6)).astype(np.float32)
-    labels = _run(tmp_path / "teacher.onnx", x).argmax(1)
-    np.savez(tmp_path / "data.npz", x=x, y=labels)
-    return tmp_path
+    return prepare(tmp_path)
 
 
-def _run(path: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    found: npt.NDArray[np.float32] = Session(path).run({"x": x})["y"]
-    return found
-
-
-def _train(folder: Path, name: str, **options: Any) -> Path:
-    retrain(
-        folder / "student.onnx", folder / "teacher.onnx", str(folder / "data.npz"), folder / name,
-        **{"recipe": RECIPE, **options},
-    )  # fmt: skip
-    return folder / name
-
-
-@pytest.mark.parametrize("labels", [None, "y"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_learns_what_the_teacher_says(folder: Path, labels: str | None, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("labels", "settings"),
+    [
+        (None, {}),
+        ("y", {}),
+        ("y", {"optimizer": "adamw"}),
+        (None, {"average": 0.9}),
+        (None, {"precision": "bfloat16"}),
+        (None, {"holdout": 0.2}),
+    ],
+    ids=str,
+)
+def test_learns_what_the_teacher_says(
+    folder: Path, labels: str | None, settings: dict[str, Any]
+) -> None:
     x = np.load(folder / "data.npz")["x"]
-    truth = _run(folder / "teacher.onnx", x).argmax(1)
-    recipe = Recipe(epochs=15, batch=16, rate=0.05, temperature=2.0, optimizer=optimizer)  # type: ignore[arg-type]
+    truth = run(folder / "teacher.onnx", x).argmax(1)
+    recipe = dataclasses.replace(RECIPE, epochs=15, **settings)
 
-    trained = _train(folder, "trained.onnx", labels=labels, recipe=recipe)
+    done = train(folder, "trained.onnx", labels=labels, recipe=recipe)
 
-    before = (_run(folder / "student.onnx", x).argmax(1) == truth).mean()
-    after = (_run(trained, x).argmax(1) == truth).mean()
+    before = (run(folder / "student.onnx", x).argmax(1) == truth).mean()
+    after = (run(folder / "trained.onnx", x).argmax(1) == truth).mean()
     assert before < 0.5
     assert after > 0.8
+    assert done.losses[-1] < done.losses[0] / 2
+    assert (done.agreement is None) == (not recipe.holdout)
+    assert done.agreement is None or done.agreement > 0.7
 
 
-def test_a_run_that_was_cut_off_ends_the_same(folder: Path) -> None:
-    whole = _train(folder, "whole.onnx")
+def test_an_average_is_what_the_formula_says(folder: Path) -> None:
+    """a_1 = w_1, a_t = d a_(t-1) + (1 - d) w_t: two steps, taken apart by their number."""
+    recipe = dataclasses.replace(RECIPE, epochs=1, batch=50, warmup=0.0)
+    values = []
+    for steps, average in ((1, 0.0), (2, 0.0), (2, 0.75)):
+        # the same first steps: what comes later only lowers the rate of the steps before it
+        path = _cut(folder, dataclasses.replace(recipe, average=average), steps)
+        values.append(path)
+    first, second, mean = values
 
-    def cut(what: str, done: int, total: int) -> None:
-        assert (what, total) == ("retraining", 18)
-        if done in stops:
-            stops.remove(done)
+    for name, value in mean.items():
+        expected = 0.75 * first[name] + 0.25 * second[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
+    assert any(not np.allclose(first[name], second[name], atol=1e-4) for name in first)
+
+
+def _cut(folder: Path, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """Return the weights that a checkpoint has after some steps, averaged if the recipe says so."""
+    from safetensors.numpy import load_file
+
+    def stop(_what: str, done: int, _total: int) -> None:
+        if done == steps:
             raise KeyboardInterrupt
 
-    stops = [4, 5, 13]
-    options: dict[str, Any] = {"work": folder / "work", "every": 0.0}
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            _train(folder, "resumed.onnx", progress=cut, **options)
-        assert not (folder / "resumed.onnx").exists()
-    resumed = _train(folder, "resumed.onnx", progress=cut, **options)
+    work = folder / f"work-{steps}-{recipe.average}"
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, "never.onnx", recipe=recipe, work=work, every=0.0, progress=stop)
+    held = load_file(work / "checkpoint.safetensors")
+    prefix = "average.module." if recipe.average else "module."
+    return {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)}
 
-    assert resumed.read_bytes() == whole.read_bytes()
-    assert [p.name for p in (folder / "work").iterdir()] == ["checkpoint.safetensors"]
+
+def test_stops_where_held_out_samples_gain_nothing(folder: Path) -> None:
+    """At a rate of next to nothing the first epoch stays the best, or nearly."""
+    recipe = dataclasses.replace(RECIPE, epochs=50, rate=1e-12, holdout=0.2, patience=2)
+
+    done = train(folder, "a.onnx", recipe=recipe, work=folder / "work")
+    again = train(folder, "b.onnx", recipe=recipe, work=folder / "work")
+
+    assert done.steps < 50 * 5
+    assert again.resumed == again.steps == done.steps
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+
+
+def test_a_loss_of_the_users_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "losses.py").write_text(
+        "import torch.nn.functional as F\n"
+        "def truth(outputs, batch):\n"
+        "    return F.cross_entropy(outputs['y'], batch['y'].long())\n"
+        "def wrong(outputs, batch):\n"
+        "    return batch['z']\n"
+        "def many(outputs, batch):\n"
+        "    return outputs['y']\n"
+    )
+    monkeypatch.chdir(folder)
+    recipe = dataclasses.replace(RECIPE, loss="losses:truth", label_weight=0.3)
+
+    train(folder, "own.onnx", recipe=recipe)
+    train(folder, "built-in.onnx", labels="y", recipe=dataclasses.replace(recipe, loss=None))
+
+    assert (folder / "own.onnx").read_bytes() == (folder / "built-in.onnx").read_bytes()
+    for name, message in (
+        (
+            "wrong",
+            r"failed: KeyError: 'z'; it is given outputs \['y'\] and samples with \['x', 'y'\]",
+        ),
+        ("many", "returned Tensor, expected one number"),
+        ("trut", "did you mean 'truth'"),
+    ):
+        with pytest.raises(OnnxPruneError, match=message):
+            train(folder, "a.onnx", recipe=dataclasses.replace(recipe, loss=f"losses:{name}"))
 
 
 def test_same_seed_same_weights_other_seed_others(folder: Path) -> None:
-    first = _train(folder, "a.onnx").read_bytes()
+    texts = []
+    for seed in (0, 0, 1):
+        train(folder, "a.onnx", recipe=dataclasses.replace(RECIPE, seed=seed))
+        texts.append((folder / "a.onnx").read_bytes())
 
-    assert _train(folder, "b.onnx").read_bytes() == first
-    other = Recipe(**{**RECIPE.__dict__, "seed": 1})
-    assert _train(folder, "c.onnx", recipe=other).read_bytes() != first
+    assert texts[0] == texts[1] != texts[2]
 
 
-def test_refuses_in_one_line(folder: Path) -> None:
-    _train(folder, "a.onnx", work=folder / "work")
-    other = Recipe(**{**RECIPE.__dict__, "rate": 0.01})
-    for message, options in (
-        (
-            "checkpoint .* is of another run, its recipe differs",
-            {"work": folder / "work", "recipe": other},
-        ),
-        ("--labels 'z': the data has no such key; besides inputs: 'y'", {"labels": "z"}),
-        (
-            r"the loss is (nan|inf) at step \d+: lower --rate",
-            {"recipe": Recipe(rate=1e30, clip=1e30)},
-        ),
-    ):
-        with pytest.raises(OnnxPruneError, match=message) as refused:
-            _train(folder, "b.onnx", **options)
-        assert "\n" not in str(refused.value)
-        assert not (folder / "b.onnx").exists()
-    (folder / "work" / "checkpoint.safetensors").write_bytes(b"half")
-    with pytest.raises(OnnxPruneError, match="is no checkpoint"):
-        _train(folder, "b.onnx", work=folder / "work")
-    with pytest.raises(OnnxPruneError, match="--epochs is 0: it must be above zero"):
-        Recipe(epochs=0)
+def test_compiles_what_it_trains(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    real, compiled = torch.compile, []
+
+    def eager(module: Any) -> Any:  # kernels would take a compiler and minutes
+        compiled.append(module)
+        return real(module, backend="eager", fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", eager)
+    train(folder, "a.onnx", recipe=dataclasses.replace(RECIPE, compile=True))
+    train(folder, "b.onnx")
+
+    assert len(compiled) == 1
+    x = np.load(folder / "data.npz")["x"]
+    np.testing.assert_allclose(run(folder / "a.onnx", x), run(folder / "b.onnx", x), atol=1e-4)
 
 
 def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [str(folder / name) for name in ("student.onnx", "teacher.onnx", "data.npz", "a.onnx")]
     command = ["retrain", names[0], "--teacher", names[1], "--data", names[2], "-o", names[3]]
 
-    assert cli.main([*command, "--epochs", "2", "--batch", "16", "--labels", "y"]) == 0
-    assert "12 steps in" in capsys.readouterr().out
+    options = ["--epochs", "2", "--batch", "16", "--labels", "y", "--holdout", "0.2"]
+    assert cli.main([*command, *options, "--average", "0.9"]) == 0
+    said = capsys.readouterr().out
+    assert "10 steps, " in said
+    assert "of the held-out samples agree" in said
     assert cli.main([*command, "--optimizer", "lbfgs"]) == 2
     assert "--optimizer is 'lbfgs': expected sgd or adamw" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""Samples as training reads them: in an order of each epoch's own, changed, some of them held out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import DataError
+from ..core.graph import Array
+from ..core.samples import Samples, concatenate
+from .augment import augmented, images
+from .recipe import Recipe
+
+TRUTH = "::truth"  # no tensor is called so
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Samples of one step.
+
+    Attributes:
+        arrays: by name, first axis samples; those of `TRUTH` are labels, shape (N, 2), with labels.
+        share: of the first label; the rest is of the second, mixed in.
+    """
+
+    arrays: dict[str, Array]
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(next(iter(self.arrays.values())))
+
+    def part(self, rows: slice) -> Batch:
+        """Return some of the samples."""
+        arrays = {name: array[rows] for name, array in self.arrays.items()}
+        return dataclasses.replace(self, arrays=arrays)
+
+
+class Batches:
+    """All batches of a run: what is in one follows from the recipe and the number of the step.
+
+    Attributes:
+        size: samples a step.
+        each: steps an epoch; samples beyond the last whole batch wait for another order.
+        steps: of all epochs.
+        held: samples that are not trained on.
+    """
+
+    def __init__(
+        self, samples: Samples, recipe: Recipe, inputs: list[str], labels: str | None
+    ) -> None:
+        """Choose what is held out.
+
+        Raises:
+            DataError: if too few samples are left, or images are to be changed and there are none.
+        """
+        self._samples, self._recipe, self._labels = samples, recipe, labels
+        self._chunk = samples.batch or 1  # samples that are only read together
+        everything = np.random.default_rng([recipe.seed, 2]).permutation(
+            samples.count // self._chunk
+        )
+        aside = round(recipe.holdout * len(everything))
+        self._held, self._trained = everything[:aside], np.sort(everything[aside:])
+        if not len(self._trained) or (recipe.holdout and not aside):
+            raise DataError(
+                f"--holdout {recipe.holdout} of {samples.count} samples leaves {aside} to judge by and "
+                f"{len(self._trained) * self._chunk} to train on: give more samples"
+            )
+        count = min(max(1, recipe.batch // self._chunk), len(self._trained))
+        self.size, self.each = count * self._chunk, len(self._trained) // count
+        self.steps, self.held = recipe.epochs * self.each, aside * self._chunk
+        self._images = images(recipe.augment, samples.read(0, self._chunk), inputs)
+
+    def train(self, step: int) -> Batch:
+        """Return the samples of a step."""
+        epoch, place = divmod(step, self.each)
+        order = np.random.default_rng([self._recipe.seed, epoch]).permutation(self._trained)
+        count = self.size // self._chunk
+        arrays = self._read(order[place * count : (place + 1) * count])
+        rng = np.random.default_rng([self._recipe.seed, 1, step])
+        arrays, mix = augmented(self._recipe.augment, arrays, self._images, rng)
+        return self._with_truth(arrays, mix.partner, mix.share)
+
+    def judge(self) -> Iterator[Batch]:
+        """Yield the samples that were held out, unchanged."""
+        count = self.size // self._chunk
+        for start in range(0, len(self._held), count):
+            arrays = self._read(self._held[start : start + count])
+            yield self._with_truth(arrays, np.arange(len(next(iter(arrays.values())))), 1.0)
+
+    def first(self) -> Batch:
+        """Return a batch of samples that are trained on, unchanged: the same in every run."""
+        return Batch(self._read(self._trained[: self.size // self._chunk]))
+
+    def _read(self, chunks: NDArray[np.int64]) -> dict[str, Array]:
+        size, read = self._chunk, self._samples.read
+        return concatenate(read(i * size, (i + 1) * size) for i in map(int, chunks))
+
+    def _with_truth(
+        self, arrays: dict[str, Array], partner: NDArray[np.int64], share: float
+    ) -> Batch:
+        if self._labels is None:
+            return Batch(arrays, share)
+        labels = arrays[self._labels].reshape(len(partner), -1)[:, 0]
+        return Batch({**arrays, TRUTH: np.stack([labels, labels[partner]], 1)}, share)

@@ -1,0 +1,82 @@
+"""Changes of images: each is what it says, alike for all of a sample, anew in every step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from onnxprune.core.errors import DataError, OnnxPruneError
+from onnxprune.torch import augment
+
+IMAGES = np.random.default_rng(0).standard_normal((64, 3, 16, 24)).astype(np.float32)
+
+
+def changed(
+    *names: str, x: npt.NDArray[np.float32] = IMAGES, seed: int = 1
+) -> tuple[npt.NDArray[np.float32], augment.Mix]:
+    batch, mix = augment.augmented(names, {"x": x}, ["x"], np.random.default_rng(seed))
+    return batch["x"], mix
+
+
+def test_flip_mirrors_about_half() -> None:
+    found, _ = changed("flip")
+
+    mirrored = [np.array_equal(a, b[..., ::-1]) for a, b in zip(found, IMAGES, strict=True)]
+    same = [np.array_equal(a, b) for a, b in zip(found, IMAGES, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_crop_shifts_by_up_to_an_eighth() -> None:
+    """Every image is a window of the image with mirrored borders; all shifts occur."""
+    found, _ = changed("crop", x=np.repeat(IMAGES, 8, 0))
+    wide = np.pad(IMAGES, ((0, 0), (0, 0), (2, 2), (3, 3)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (16, 24), axis=(2, 3))
+
+    seen = set()
+    for i, image in enumerate(found):
+        places = np.argwhere((windows[i // 8] == image[:, None, None]).all((0, 3, 4)))
+        assert len(places) == 1
+        seen.add(tuple(places[0]))
+    assert seen == {(row, column) for row in range(5) for column in range(7)}
+
+
+def test_cutout_covers_a_square_with_the_mean() -> None:
+    found, _ = changed("cutout")
+
+    covered = (found == IMAGES.mean((2, 3), keepdims=True)).all(1)
+    np.testing.assert_array_equal(found.transpose(0, 2, 3, 1)[~covered],
+                                  IMAGES.transpose(0, 2, 3, 1)[~covered])  # fmt: skip
+    sizes = covered.sum((1, 2))
+    assert sizes.max() == 8 * 12  # whole, half of each side
+    assert sizes.min() >= 4 * 6  # its middle is in the image
+    assert len(set(sizes)) > 5
+
+
+def test_mixup_is_the_share_it_says() -> None:
+    found, mix = changed("mixup")
+
+    assert 0 < mix.share < 1
+    assert sorted(mix.partner) == list(range(64))
+    expected = mix.share * IMAGES + (1 - mix.share) * IMAGES[mix.partner]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_channels_may_be_last_and_seeds_decide() -> None:
+    last = np.ascontiguousarray(IMAGES.transpose(0, 2, 3, 1))
+    first, _ = changed("crop", "flip", "cutout")
+    moved, _ = changed("crop", "flip", "cutout", x=last)
+
+    np.testing.assert_allclose(moved.transpose(0, 3, 1, 2), first, atol=1e-6)
+    assert np.array_equal(first, changed("crop", "flip", "cutout")[0])
+    assert not np.array_equal(first, changed("crop", "flip", "cutout", seed=2)[0])
+
+
+def test_refuses_what_is_no_image_or_no_change() -> None:
+    batch = {"x": np.zeros((2, 5), np.float32), "ids": np.zeros((2, 3, 4, 4), np.int64)}
+    with pytest.raises(DataError, match=r"--augment flip is for images .* 'x' \[2, 5\]"):
+        augment.images(("flip",), batch, ["x", "ids"])
+    assert augment.images((), batch, ["x", "ids"]) == []
+    with pytest.raises(OnnxPruneError, match="--augment 'rotate' is unknown: expected crop"):
+        augment.check(("flip", "rotate"))
