@@ -71,7 +71,7 @@ def accuracy(path: Path, count: int) -> float:
     test = cifar.images("test", count)
     found = onnxprune.evaluate(path, {"images": test.x, "labels": test.y}, labels="labels")
     assert found.accuracy is not None
-    return 100 * found.accuracy
+    return 100 * found.accuracy.top1
 
 
 def main() -> None:

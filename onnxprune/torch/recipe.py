@@ -31,7 +31,9 @@ class Recipe:
         temperature: that both models' logits are divided by.
         label_weight: share of the labels' loss in the loss, if there are labels or a loss of the user's.
         features: weight of the distance at block ends, beside the loss; needs the plan.
-        loss: of the user's in place of cross-entropy, `module:function` (see `retrain`).
+        loss: of the user's in place of cross-entropy, `module:function`: called with two mappings, of
+            the outputs by name and of the batch by name (inputs, and what else the data has), all of
+            them tensors; returns one number as a tensor.
         clip: largest norm of a gradient.
         augment: changes of images: crop, flip, cutout, mixup.
         average: how much of the running average of weights stays in a step, such as 0.999; 0: none.

@@ -1,4 +1,7 @@
-"""Retraining after pruning: the original model, run by onnxruntime, teaches the pruned one."""
+"""Retraining after pruning: the original model, run by onnxruntime, teaches the pruned one.
+
+Several processes that a launcher has started (`accelerate launch`) train together.
+"""
 
 from __future__ import annotations
 
@@ -73,16 +76,12 @@ def retrain(
 ) -> Retrained:
     """Train a pruned model to say what the original says, and write it.
 
-    Several processes that a launcher has started (`accelerate launch`) train together.
-
     Args:
         model: the pruned file.
         teacher: the original file, with the same inputs and outputs.
         data: samples of the inputs; anything that `prune` reads.
         output: where to.
-        recipe: settings; the default ones if None. A `loss` of the user's is called with two mappings,
-            outputs of the model by name and arrays of the batch by name (inputs, and what else the
-            data has), all of them tensors; it returns one number.
+        recipe: settings; the default ones if None.
         labels: key of integer labels in the data, one per sample; None trains without.
         plan: of the prune, for `Recipe.features`; None: beside the model, as `prune` leaves it.
         preprocess: for images, see `prune`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -74,7 +76,10 @@ def test_channels_may_be_last_and_seeds_decide() -> None:
 
 
 def test_refuses_what_is_no_image_or_no_change() -> None:
-    batch = {"x": np.zeros((2, 5), np.float32), "ids": np.zeros((2, 3, 4, 4), np.int64)}
+    batch: dict[str, npt.NDArray[Any]] = {
+        "x": np.zeros((2, 5), np.float32),
+        "ids": np.zeros((2, 3, 4, 4), np.int64),
+    }
     with pytest.raises(DataError, match=r"--augment flip is for images .* 'x' \[2, 5\]"):
         augment.images(("flip",), batch, ["x", "ids"])
     assert augment.images((), batch, ["x", "ids"]) == []

@@ -73,7 +73,7 @@ def ends(path: Path, x: Floats) -> Floats:
 def test_kept_channels_of_the_end_of_a_block(folder: Path) -> None:
     """Only dead channels of the stream go, and only then are features the teacher's exactly."""
     onnxprune.prune(folder / "teacher.onnx", folder / "student.onnx", criterion="l2", ratio=0.25,
-                    keep=["first_bias"], round_to=1, overwrite=True)  # fmt: skip
+                    keep="first_bias", round_to=1, overwrite=True)  # fmt: skip
     graphs = [Graph.from_model(onnx.load(folder / f"{n}.onnx")) for n in ("student", "teacher")]
     (feature,) = features(graphs[0], graphs[1], folder / "student.plan.json")
 
