@@ -69,15 +69,17 @@ def test_what_does_not_go_together(folder: Path) -> None:
 
 
 def test_data_without_labels(folder: Path) -> None:
-    data = np.load(folder / "data.npz")
-    np.savez(folder / "data.npz", x=data["x"])
+    with np.load(folder / "data.npz") as data:
+        x = data["x"]
+    np.savez(folder / "data.npz", x=x)
 
     refused(folder, "--labels 'y': the data has no such key; besides inputs: nothing", labels="y")
 
 
 def test_labels_beyond_the_classes(folder: Path) -> None:
-    data = np.load(folder / "data.npz")
-    np.savez(folder / "data.npz", x=data["x"], y=data["y"] + 7)
+    with np.load(folder / "data.npz") as data:
+        x, y = data["x"], data["y"]
+    np.savez(folder / "data.npz", x=x, y=y + 7)
 
     refused(folder, r"there is a label \d+: output 'y' has 4 classes", labels="y")
 
