@@ -20,6 +20,7 @@ from .cli_bench import bench
 from .cli_eval import evaluate
 from .cli_report import report, score
 from .cli_retrain import retrain
+from .cli_sparsify import sparsify
 from .core.contracts import CRITERIA, REPAIRS, SOURCES
 from .core.depth import DEPTH
 from .core.errors import OnnxPruneError
@@ -34,7 +35,6 @@ from .show import render
 from .show.frontier_text import frontier_report
 from .show.overview_text import group_report, overview_report
 from .show.screen import Screen
-from .show.sparse_text import sparse_report
 from .supervise import supervised
 
 _DEPTH = "cka"  # what a bare --depth means
@@ -124,8 +124,8 @@ def prune(
     plan: opt.Plan = None,
     rounds: opt.Rounds = 1, retrain: opt.Retrain = None, train: opt.Train = None,
     rewind: opt.Rewind = False, work: opt.Work = None,
-    dry_run: opt.DryRun = False,
-    no_verify: opt.NoVerify = False,
+    then: opt.Then = None,
+    dry_run: opt.DryRun = False, no_verify: opt.NoVerify = False,
     overwrite: opt.Overwrite = False,
     provider: opt.Provider = "cpu",
     json: opt.Json = False,
@@ -141,35 +141,6 @@ def prune(
         else:
             report = api.prune(**asked, verify=not no_verify, progress=screen.progress)
             screen.show(report, render.prune_report(report, every=verbose > 0))
-
-
-@app.command()
-def sparsify(
-    model: opt.Model,
-    output: opt.SparseOutput = None,
-    sparsity: opt.Sparsity = "0.5",
-    data: opt.DataText = None,
-    preprocess: opt.Preprocess = None,
-    labels: opt.Labels = None,
-    samples: opt.Samples = 512,
-    method: opt.Method = None,
-    keep: opt.Dense = None,
-    rows: opt.Rows = 32,
-    seed: opt.Seed = 0,
-    overwrite: opt.Overwrite = False,
-    provider: opt.Provider = "cpu",
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Set weights of linear operators to zero, within rows or as N:M; tensors and structure stay."""
-    with Screen(as_json=json, quiet=quiet, verbose=verbose) as screen:
-        report = api.sparsify(
-            model, output, sparsity=sparsity, data=data, preprocess=preprocess, labels=labels,
-            samples=samples, method=method, keep=tuple(keep or ()), rows=rows, seed=seed,
-            overwrite=overwrite, provider=provider, progress=screen.progress,
-        )  # fmt: skip
-        screen.show(report, sparse_report(report))
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,6 +207,7 @@ def doctor(json: opt.Json = False, quiet: opt.Quiet = False, verbose: opt.Verbos
         raise OnnxPruneError(f"{len(found.problems)} found, the first: {found.problems[0]}")
 
 
+app.command()(sparsify)
 app.command(name="eval")(evaluate)
 app.command()(bench)
 app.command()(score)

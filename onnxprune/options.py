@@ -276,22 +276,6 @@ Rows = Annotated[
     typer.Option(help="Output positions read per sample and operator.", rich_help_panel=_CHOICE),
 ]
 
-Sparsity = Annotated[
-    str, typer.Option(help="Share of every row that becomes zero, or N:M: 0.5, 2:4, 4:8.")
-]
-Method = Annotated[
-    str | None,
-    typer.Option(help="magnitude, wanda (default with --data) or sparsegpt; NAME:SETTING=VALUE."),
-]
-Dense = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--keep", help="Weights that stay dense: a name or pattern; repeatable.", metavar="PATTERN"
-    ),
-]
-SparseOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Where to; default MODEL.sparse.onnx.")
-]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where to; default MODEL.pruned.onnx.")
 ]
@@ -316,6 +300,10 @@ Work = Annotated[
     typer.Option(
         help="Folder where a long criterion remembers what it has done: run again to go on."
     ),
+]
+Then = Annotated[
+    str | None,
+    typer.Option(help="Hand the result on: quantize, to int8 by onnxruntime, on the same samples."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write the plan only.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without the proof.")]

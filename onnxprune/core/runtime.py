@@ -58,6 +58,12 @@ def onnxruntime() -> ModuleType:
         ) from error
 
 
+def quantiser() -> ModuleType:
+    """Import onnxruntime's quantiser."""
+    onnxruntime()
+    return importlib.import_module("onnxruntime.quantization")
+
+
 class Session:
     """A loaded model.
 

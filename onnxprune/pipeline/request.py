@@ -26,7 +26,13 @@ By = Literal["macs", "params", "size", "latency"]
 _BUDGETS = ("macs", "params", "size", "ratio", "latency")
 _ASKING = (*_BUDGETS, "max_drop", "sweep")  # one of them
 _DECIDING = ("criterion", "unlock", "drop_block", "depth")  # which a plan does
-_CHOICES = {"scope": Scope, "normalise": Normalise, "metric": Metric, "by": By}
+_CHOICES = {
+    "then": Literal["quantize"],
+    "scope": Scope,
+    "normalise": Normalise,
+    "metric": Metric,
+    "by": By,
+}
 _LEAST = dict.fromkeys(("samples", "rows", "trials", "judge_samples", "rounds"), 1)
 _LEAST |= dict.fromkeys(("seed", "ridge", "threads"), 0)
 _FULL_VECTOR = 16  # channels
@@ -96,6 +102,8 @@ class PruneRequest:
         train: samples to train on, written as `data`; None: those of the calibration.
         rewind: with `retrain`: each round starts again from the weights of the original.
         work: folder where long criteria remember what they have done, to go on after a kill.
+        then: "quantize": hand the pruned file to onnxruntime's static quantiser, with the same samples;
+            `<output>.int8.onnx` comes beside it, and is measured, too.
         dry_run: write the plan only.
         verify: prove before writing.
         overwrite: allow `output` to be `model`.
@@ -149,6 +157,7 @@ class PruneRequest:
     train: Data | None = None
     rewind: bool = False
     work: Path | str | None = None
+    then: Literal["quantize"] | None = None
     dry_run: bool = False
     verify: bool = True
     overwrite: bool = False

@@ -43,6 +43,7 @@ from ..show.report import PruneReport, widths_of
 from .decide import Decision, decide, settings_of
 from .guarded import guarded
 from .joint import jointly
+from .quantise import quantised, refuse_quantising
 from .repair import repair
 from .request import PruneRequest
 from .rounds import in_rounds
@@ -66,6 +67,8 @@ def prune(request: PruneRequest) -> PruneReport:
         raise OnnxPruneError("a sweep makes several files: call `onnxprune.sweep`")
     clock = Clock(request.progress)
     studied = study(request, clock)
+    if request.then is not None:
+        refuse_quantising(request, studied)
     decision = deciding(request)(request, studied, clock)
     subject = decision.subject
     if request.dry_run:
@@ -75,7 +78,11 @@ def prune(request: PruneRequest) -> PruneReport:
     evaluation, times = _compare(request, subject, decision, made.graph, clock)
     files = write(request, subject, made, clock)
     written = [file for file in files if file != request.plan_target.resolve()]
-    return _report(request, subject, decision, clock, written, made.proof, evaluation, times)
+    report = _report(request, subject, decision, clock, written, made.proof, evaluation, times)
+    if request.then is None:
+        return report
+    found = quantised(request, subject, interface_of(decision.mask), clock)
+    return dataclasses.replace(report, quantised=found, seconds=clock.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +268,7 @@ def _report(
         evaluation=evaluation,
         latency=times,
         search=decision.search,
+        quantised=None,
         seconds=clock.seconds,
         notes=(
             *decision.notes,

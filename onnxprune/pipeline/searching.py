@@ -63,7 +63,7 @@ def _check(request: PruneRequest, option: str) -> None:
 
 def _check_sweep(request: PruneRequest) -> None:
     _ = request.shares
-    for name in ("dry_run", "overwrite"):
+    for name in ("dry_run", "overwrite", "then"):
         if getattr(request, name):
             option = name.replace("_", "-")
             raise OnnxPruneError(f"--{option} makes no sense with --sweep: leave it out")

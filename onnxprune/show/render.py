@@ -14,6 +14,7 @@ from ..demo import Demo
 from ..measure.drop import Search
 from ..measure.evaluate import Accuracy, Evaluation
 from ..measure.latency import Latency
+from ..measure.quantised import Quantised
 from ..plan import Change, PlannedFace
 from ..plan.recheck import Verification
 from ..proof.prove import Proof
@@ -47,7 +48,23 @@ def prune_report(report: PruneReport, *, every: bool = False) -> RenderableType:
     figures = table("", "before", "after", "", rows=_figures(report))
     widths = [_widths(report, every=every)] if report.criterion != "blocks" else []
     trials = [] if report.search is None else [_trials(report, report.search)]
-    return Lines(title, *_left_out(report), *widths, *trials, figures, *_findings(report))
+    then = [] if report.quantised is None else [*_in_int8(report, report.quantised)]
+    return Lines(title, *_left_out(report), *widths, *trials, figures, *_findings(report), *then)
+
+
+def _in_int8(report: PruneReport, found: Quantised) -> Iterator[RenderableType]:
+    """Yield what the pruned file in int8 is, against the original."""
+    whole = Change(report.figures["bytes"].before, found.bytes)
+    rows = [
+        ("file", size(whole.before), size(whole.after), less(whole)),
+        latency_row(found.latency),
+    ]
+    if found.evaluation is not None:
+        rows += accuracy_rows(found.evaluation)
+    yield table("in int8, too", "before", "after", "", rows=rows)
+    if found.evaluation is not None:
+        yield f"on {report.held_out} held-out samples: {likeness(found.evaluation)}"
+    yield f"wrote {escape(str(found.output))}"
 
 
 def _trials(report: PruneReport, search: Search) -> Table:

@@ -13,6 +13,7 @@ from ..core.analysis import Mask
 from ..measure.drop import Search
 from ..measure.evaluate import Evaluation
 from ..measure.latency import Latency
+from ..measure.quantised import Quantised
 from ..plan import Change, PlannedDepth, PlannedFace, removed_units
 from ..proof.prove import Proof
 
@@ -53,6 +54,7 @@ class PruneReport:
         evaluation: the pruned model on held-out samples, against the original; None without samples.
         latency: of both files, measured in turns; None in a dry run.
         search: all trials of `--max-drop`; None where a budget was given.
+        quantised: the file in int8; None where that was not asked for.
         seconds: what each step took.
         notes: what the user should know.
     """
@@ -75,6 +77,7 @@ class PruneReport:
     evaluation: Evaluation | None
     latency: Latency | None
     search: Search | None
+    quantised: Quantised | None
     seconds: dict[str, float]
     notes: tuple[str, ...]
 
