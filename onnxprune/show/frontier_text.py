@@ -39,7 +39,8 @@ def said(found: Frontier) -> str:
 
 
 def _table(found: Frontier) -> Table:
-    table = Table("file")
+    table = Table("budget")
+    asked = {point.model.name: _budget(point, found) for point in found.points}
     timed = ["times as fast", "between"] if found.milliseconds is not None else []
     own = [found.metric] if found.metric != "error" else []
     for name in ("MACs", "parameters", *timed, *own, f"{found.metric} lost", "at most"):
@@ -47,8 +48,13 @@ def _table(found: Frontier) -> Table:
     table.add_column("")
     for point in found.points:
         figures = [f"{point.macs / found.macs:.1%}", f"{point.params / found.params:.1%}"]
-        table.add_row(escape(point.model.name), *figures, *_measured(point, found))
+        beaten = "" if point.dominated is None else f"[dim]beaten by {asked[point.dominated]}[/]"
+        table.add_row(asked[point.model.name], *figures, *_measured(point, found), beaten)
     return table
+
+
+def _budget(point: Point, found: Frontier) -> str:
+    return f"{found.by} {point.asked:g}"
 
 
 def _measured(point: Point, found: Frontier) -> list[str]:
@@ -58,5 +64,4 @@ def _measured(point: Point, found: Frontier) -> list[str]:
     if found.metric != "error":
         value = point.accuracy if found.metric == "accuracy" else point.agreement
         cells.append("" if value is None else share(value))
-    beaten = "" if point.dominated is None else f"[dim]beaten by {escape(point.dominated)}[/]"
-    return [*cells, share(point.lost), share(point.bound), beaten]
+    return [*cells, share(point.lost), share(point.bound)]
