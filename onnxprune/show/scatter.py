@@ -103,7 +103,7 @@ def _frame(
     middle = (_LEFT + right) / 2
     parts.append(
         Markup('<text class="tick mid" x="{:.1f}" y="{}">{}</text>').format(
-            middle, HEIGHT - 4, f"{axis} that remain"
+            middle, HEIGHT - 4, f"share of the {axis} that remains"
         )
     )
     return Markup("").join(parts)
