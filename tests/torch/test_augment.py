@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from onnxprune.core.errors import DataError, OnnxPruneError
-from onnxprune.torch import augment
+from onnxprune.core.samples import Samples
+from onnxprune.torch import Recipe, augment
+from onnxprune.torch.batches import TRUTH, Batches
+from onnxprune.torch.loss import Loss
 
 IMAGES = np.random.default_rng(0).standard_normal((64, 3, 16, 24)).astype(np.float32)
 
@@ -85,3 +89,24 @@ def test_refuses_what_is_no_image_or_no_change() -> None:
     assert augment.images((), batch, ["x", "ids"]) == []
     with pytest.raises(OnnxPruneError, match="--augment 'rotate' is unknown: expected crop"):
         augment.check(("flip", "rotate"))
+
+
+def test_mixed_images_have_two_labels() -> None:
+    """Share CE(first) + (1 - share) CE(second), as images are mixed (Zhang et al., section 2)."""
+    y = np.arange(64) % 5
+    arrays: dict[str, npt.NDArray[Any]] = {"x": IMAGES, "y": y}
+    samples = Samples(64, lambda a, b: {k: v[a:b] for k, v in arrays.items()}, extra=("y",))
+    recipe = Recipe(batch=64, augment=("mixup",), label_weight=1.0)
+    batch = Batches(samples, recipe, ["x"], "y").train(0)
+    truth, own = batch.arrays[TRUTH], batch.arrays["y"]
+
+    assert np.array_equal(truth[:, 0], own)
+    assert not np.array_equal(truth[:, 1], own)
+    scores = np.random.default_rng(3).standard_normal((64, 5)).astype(np.float32)
+    loss = Loss(recipe, ["s"], [], {"s": scores}, labelled=True, own=None)
+    held = {name: torch.from_numpy(value) for name, value in batch.arrays.items()}
+    found = loss([torch.from_numpy(scores)], {"s": torch.from_numpy(scores)}, held, batch.share)
+    logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    each = [-logs[np.arange(64), truth[:, i]].mean() for i in (0, 1)]
+    expected = batch.share * each[0] + (1 - batch.share) * each[1]
+    assert float(found) == pytest.approx(expected, rel=1e-5)

@@ -118,3 +118,18 @@ def test_a_model_without_blocks(tmp_path: Path) -> None:
     with pytest.raises(OnnxPruneError, match="--features: no residual block of the original"):
         retrain(tmp_path / "student.onnx", tmp_path / "teacher.onnx", {"x": x},
                 tmp_path / "a.onnx", recipe=Recipe(features=1.0))  # fmt: skip
+
+
+def test_trains_with_normalisation_put_back(folder: Path) -> None:
+    """The file keeps its operators, and comes nearer to its teacher."""
+    paths, data = (folder / "student.onnx", folder / "teacher.onnx"), str(folder / "data.npz")
+    x = np.load(folder / "data.npz")["x"]
+
+    recipe = Recipe(epochs=10, batch=16, unfold=True, average=0.5, temperature=1.0)
+    retrain(*paths, data, folder / "a.onnx", recipe=recipe)
+
+    found = onnx.load(folder / "a.onnx").graph.node
+    assert [n.op_type for n in found] == [n.op_type for n in onnx.load(paths[0]).graph.node]
+    outputs = [Session(p).run({"x": x})["y"] for p in (paths[1], paths[0], folder / "a.onnx")]
+    gaps = [np.square(values - outputs[0]).mean() for values in outputs[1:]]
+    assert gaps[1] < 0.8 * gaps[0]
