@@ -101,6 +101,7 @@ class Bert(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        zoo.torchvision_models()  # which transformers imports as it is
         from transformers import BertConfig, BertModel
 
         config = BertConfig(vocab_size=WORDS, attn_implementation="eager")
