@@ -242,3 +242,12 @@ def test_refused(what: str, home: Path, capsys: pytest.CaptureFixture[str]) -> N
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (home / "small.onnx").exists()
+
+
+def test_a_sweep_ranks_blocks_once(home: Path) -> None:
+    """Each point is the prune that its budget alone would be."""
+    found = api.sweep("planted.onnx", home / "points", sweep="0.8,0.6", depth="cka", **FINE)
+    alone = api.prune("planted.onnx", "alone.onnx", macs=0.6, depth="cka", **FINE)
+    assert [point.macs for point in found.frontier.points][-1] == alone.figures["macs"].after
+    point = home / "points" / found.frontier.points[-1].model.name
+    assert point.read_bytes() == (home / "alone.onnx").read_bytes()
