@@ -30,7 +30,7 @@ Singles = NDArray[np.float32]
 WIDEST = 6144  # columns; p^2 numbers of 8 bytes are kept, twice: 300 MB each
 RIDGE = 1e-3  # where nothing tells a better one
 _CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_EPSILON = float(np.finfo(np.float32).eps)
+_EPSILON = 8 * float(np.finfo(np.float32).eps)  # of sums of many products: several roundings
 _LEAST = 1e-12
 
 
@@ -155,7 +155,8 @@ def refit(covariance: Floats, cross: Floats, old: Floats, ridge: Floats, noise: 
             "mend the weights or the samples, or choose --repair none"
         )
     gap = cross - old @ covariance
-    variance: Floats = np.trace(covariance, axis1=1, axis2=2) / covariance.shape[-1]
+    trace = np.trace(covariance, axis1=1, axis2=2)
+    variance: Floats = np.maximum(trace, 0) / covariance.shape[-1]  # rounding may leave less than 0
     result = old.copy()
     for value in np.unique(ridge):
         chosen = ridge == value
