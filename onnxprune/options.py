@@ -287,7 +287,7 @@ Rounds = Annotated[
 Retrain = Annotated[
     str | None,
     typer.Option(
-        help="Train in each round, by the original: epochs=2,rate=0.01,... (see retrain)."
+        help="Train in each round, by the original: epochs=2,augment=crop+flip,... (see retrain)."
     ),
 ]
 Train = Annotated[str | None, typer.Option(help="Samples to train on, as --data; default: --data.")]

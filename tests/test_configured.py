@@ -18,6 +18,7 @@ class Thing:
     steps: int = 3
     smooth: bool = True
     cut: Literal["scree", "x-means"] = "scree"
+    parts: tuple[str, ...] = ()
 
 
 class Plain:
@@ -34,6 +35,7 @@ def test_settings_are_read_as_their_types() -> None:
         "main",
         Thing(2.0, 5, False, "x-means"),
     )
+    assert configured(THINGS, "main:parts=a+b") == ("main", Thing(parts=("a", "b")))
     assert configured(THINGS, "Main") == ("main", Thing())
     assert configured(THINGS, "plain:")[0] == "plain"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import pydantic
 
@@ -40,7 +40,7 @@ def replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
 
     Args:
         entry: the dataclass.
-        settings: as text.
+        settings: as text; the parts of a tuple joined by `+`.
         what: it is, for messages.
 
     Raises:
@@ -58,7 +58,9 @@ def replaced(entry: T, settings: Mapping[str, str], what: str) -> T:
             names = ", ".join(known) or "none"
             raise OnnxPruneError(f"{what} has no setting '{setting}': {hint}known: {names}")
         try:
-            values[setting] = pydantic.TypeAdapter(known[setting]).validate_python(value)
+            wanted = known[setting]
+            parts = value.split("+") if get_origin(wanted) is tuple else value
+            values[setting] = pydantic.TypeAdapter(wanted).validate_python(parts)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"].lower()
             raise OnnxPruneError(f"{what}, {setting}='{value}': {reason}") from error
