@@ -1,7 +1,7 @@
 """ResNet-56 at 2.1x fewer MACs, taught by the original on the training images of CIFAR-10.
 
     python benchmarks/retrain_cifar.py [--work FOLDER] [--epochs 4] [--rate R] [--labels]
-           [--features W] [--average A] [--network 56] [--quick]
+           [--features W] [--average A] [--unfold] [--network 56] [--quick]
 
 Prunes and repairs with the defaults on 1,024 training images, then distils on all 50,000 with the
 recipe that stands below; labels are read with `--labels` only. Accuracy on the 10,000 test images,
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--features", type=float, default=0.0)
     parser.add_argument("--average", type=float, default=0.0)
+    parser.add_argument("--unfold", action="store_true", help="train with BatchNormalization")
     parser.add_argument("--labels", action="store_true", help="read the labels, too")
     parser.add_argument("--quick", action="store_true", help="2,000 images, one epoch")
     asked = parser.parse_args()
@@ -101,6 +102,7 @@ def main() -> None:
         augment=("crop", "flip"),
         features=asked.features,
         average=asked.average,
+        unfold=asked.unfold,
     )
     clock = Clock(asked.work / "minutes.json")
     final = asked.work / f"resnet{asked.network}.final.onnx"
