@@ -70,12 +70,15 @@ def prediction(path: Path, plans: int, threads: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def request(path: Path, share: float, threads: int, folder: Path) -> dict[str, float]:
-    """Prune to a share of the time, and to the same MACs; time both."""
+def request(path: Path, share: float, threads: int, folder: Path) -> dict[str, Any]:
+    """Prune to a share of the time, and to the same MACs; time both; or say why that is no request."""
     timed, plain = folder / "timed.onnx", folder / "plain.onnx"
-    report = onnxprune.prune(
-        path, timed, latency=share, threads=threads, criterion="l2", scope="uniform"
-    )
+    try:
+        report = onnxprune.prune(
+            path, timed, latency=share, threads=threads, criterion="l2", scope="uniform"
+        )
+    except onnxprune.BudgetError as error:
+        return {"asked": share, "refused": str(error)}
     figures = report.figures["macs"]
     macs = figures.after / figures.before
     onnxprune.prune(path, plain, macs=macs, criterion="l2", scope="uniform")
@@ -163,6 +166,10 @@ def main() -> int:
                 f"{row['macs']:.1%}",
             )  # fmt: skip
             good &= row["median"] <= BAR_ERROR
+        elif "refused" in row:
+            asks.add_row(row["network"], f"{row['asked']:.2f}", "refused", "", "", "")
+            print(f"{row['network']}: {row['refused']}")
+            good = False
         else:
             asks.add_row(
                 row["network"], f"{row['asked']:.2f}", f"{row['time']:.3f}", f"{row['macs']:.3f}",
