@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.core.analysis import Analysis
 from onnxprune.core.contracts import Calibration
-from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.errors import needs_torch
 from onnxprune.core.graph import Array
 from onnxprune.core.patches import Keys
 from onnxprune.core.stream import Probes, label_key
@@ -29,14 +29,8 @@ def engine(analysis: Analysis) -> Differentiable:
     Raises:
         OnnxPruneError: if PyTorch is not installed, or an operator is not carried to it.
     """
-    try:
+    with needs_torch("a criterion by gradients", "choose one without, such as reconstruction"):
         from onnxprune.torch.gradients import Differentiable
-    except (ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise OnnxPruneError(
-            f'criteria by gradients need PyTorch ({reason}): pip install "onnxprune[torch]", or '
-            "choose one that does without, such as reconstruction"
-        ) from error
     return Differentiable(analysis.graph)
 
 

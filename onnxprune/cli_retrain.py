@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as opt
-from .core.errors import OnnxPruneError
+from .core.errors import needs_torch
 from .show.screen import Screen
 
 if TYPE_CHECKING:
@@ -147,10 +146,9 @@ def retrain(
 
     Several processes train together: accelerate launch --num_processes 2 -m onnxprune retrain ...
     """
-    if find_spec("torch") is None:
-        raise OnnxPruneError('retrain needs PyTorch: pip install "onnxprune[torch]"')
-    from .torch import Recipe
-    from .torch import retrain as train
+    with needs_torch("retrain"):
+        from .torch import Recipe
+        from .torch import retrain as train
 
     recipe = Recipe(
         epochs=epochs, batch=batch, optimizer=optimizer, rate=rate, warmup=warmup,  # type: ignore[arg-type]

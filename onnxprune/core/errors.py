@@ -1,5 +1,8 @@
 """The exceptions a user can meet; each message says what, where, expected, found, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OnnxPruneError(Exception):
     """Something the user can mend: a bad model, bad samples, an unknown name, a budget out of reach.
@@ -39,6 +42,24 @@ class ProofError(OnnxPruneError):
 
 class InternalError(Exception):
     """An invariant of onnxprune is broken. This is a bug of ours: the traceback is shown."""
+
+
+@contextmanager
+def needs_torch(what: str, instead: str = "") -> Iterator[None]:
+    """Turn an import of the extra `torch` that fails into one line: what needs it, what to do.
+
+    Args:
+        what: asks for it, as the user named it.
+        instead: what does without.
+    """
+    try:
+        yield
+    except (ImportError, OSError) as error:  # a library that does not load is an OSError
+        other = f", or {instead}" if instead else ""
+        reason = " ".join(str(error).split())
+        raise OnnxPruneError(
+            f'{what} needs PyTorch: pip install "onnxprune[torch]"{other} ({reason})'
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.analysis import Mask
 from ..core.blocks import Block
-from ..core.configured import settings_of as settings_of
+from ..core.configured import settings_of
 from ..core.contracts import Criterion, Evidence, Ranking, Repair
 from ..core.errors import BudgetError, OnnxPruneError
 from ..core.external import INLINE_LIMIT, weight_bytes

@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from ..core.blocks import Block
+from ..core.configured import settings_of
 from ..core.contracts import SURGERIES, Evidence
 from ..core.cost import CostModel, Weighed
 from ..core.errors import BudgetError, InternalError
@@ -28,7 +29,7 @@ from ..measure.evaluate import evaluate
 from ..plan import DepthRound, PlannedDepth, Step
 from ..selection.budget import Budget
 from ..selection.select import check
-from .decide import Decision, Ranked, blocks_alone, chosen, ranked, settings_of, with_blocks
+from .decide import Decision, Ranked, blocks_alone, chosen, ranked, with_blocks
 from .deepen import blocks_of, divided
 from .depth import carried, carried_scores, remaining
 from .judging import Recorded

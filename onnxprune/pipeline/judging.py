@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.configured import settings_of
 from ..core.contracts import Samples
 from ..core.graph import Array
 from ..core.interface import Interface
@@ -18,7 +19,6 @@ from ..files.store import digest
 from ..measure.drop import Limit
 from ..measure.evaluate import Evaluation, Turned, evaluate
 from ..plan import versions
-from .decide import settings_of
 from .memory import content
 from .request import PruneRequest
 from .study import Subject

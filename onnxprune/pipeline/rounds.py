@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from ..core.analysis import Mask
 from ..core.configured import replaced, settings_of
 from ..core.contracts import SURGERIES, Evidence, Memo, Samples, computed
 from ..core.cost import CostModel
-from ..core.errors import BudgetError, InternalError, OnnxPruneError
+from ..core.errors import BudgetError, InternalError, OnnxPruneError, needs_torch
 from ..core.external import INLINE_LIMIT, weight_bytes
 from ..core.graph import Array, Graph
 from ..core.runtime import Session
@@ -100,7 +99,10 @@ class _Rounds:
     def run(self) -> Decision:
         """Carry out all rounds; return the decision on the original."""
         request, count = self.request, self.request.rounds
-        whole = _figure(self.subject.cost, self.budget, self.limit)
+        if self.budget.figure == "units":  # of what may lose any: the budget is a share of it
+            whole = self.limit / self.budget.value
+        else:
+            whole = self.subject.cost.figure(self.budget.weighed)
         for number in range(1, count + 1):
             value = whole * (self.limit / whole) ** (number / count)
             part = dataclasses.replace(self.budget, value=value, relative=False)
@@ -255,21 +257,12 @@ def recipe_of(request: PruneRequest) -> Recipe:
     Raises:
         OnnxPruneError: for an unknown setting or a value that does not fit, or without PyTorch.
     """
-    if find_spec("torch") is None:
-        raise OnnxPruneError('--retrain needs PyTorch: pip install "onnxprune[torch]"')
-    from ..torch import Recipe
+    with needs_torch("--retrain"):
+        from ..torch import Recipe
 
     pairs = [part.partition("=") for part in (request.retrain or "").split(",") if part.strip()]
     settings = {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
     return replaced(Recipe(seed=request.seed), settings, "--retrain")
-
-
-def _figure(cost: CostModel, budget: Budget, limit: float) -> float:
-    """Return the budget's figure of the uncut model."""
-    if budget.figure == "units":
-        return limit / budget.value  # of what may lose any; the budget is a share
-    weigh = {"macs": cost.macs, "params": cost.params, "size": cost.size}[budget.figure]
-    return weigh(cost.lengths())
 
 
 def _taught(request: PruneRequest, subject: Subject) -> Subject:

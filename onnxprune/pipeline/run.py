@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..core.configured import settings_of
 from ..core.contracts import SURGERIES
 from ..core.errors import OnnxPruneError, UnknownOperatorError
 from ..core.external import INLINE_LIMIT, weight_bytes
@@ -40,7 +41,7 @@ from ..plan import (
 )
 from ..proof.prove import Proof, check_model, prove, worst
 from ..show.report import PruneReport, widths_of
-from .decide import Decision, decide, settings_of
+from .decide import Decision, decide
 from .guarded import guarded
 from .joint import jointly
 from .quantise import quantised, refuse_quantising

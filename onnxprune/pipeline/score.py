@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.analysis import Analysis, Group
+from ..core.configured import settings_of
 from ..core.contracts import Criterion, Progress, Ranking, silent
 from ..core.errors import OnnxPruneError
 from ..files.store import digest
@@ -27,7 +28,7 @@ from ..plan import (
 )
 from ..selection.budget import Options
 from ..show.overview import overview
-from .decide import gathered, rank, refuse_without_samples, settings_of
+from .decide import gathered, rank, refuse_without_samples
 from .request import PruneRequest
 from .samples import Data
 from .study import Subject, study

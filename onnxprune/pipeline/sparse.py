@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..core.analysis import Analysis
-from ..core.configured import configured
+from ..core.configured import configured, settings_of
 from ..core.contracts import Progress, Samples, silent
 from ..core.declared import Linear
 from ..core.errors import DataError, InternalError, OnnxPruneError
@@ -41,7 +41,6 @@ from ..providers import provider_named
 from ..show.sparse import SparseLayer, SparseReport, density
 from ..structure.dependency import analyse
 from .collect import collect
-from .decide import settings_of
 from .samples import Data, open_samples
 from .study import refuse_output
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from ..core.configured import settings_of
 from ..core.contracts import Memo, computed
 from ..core.errors import BudgetError, DataError, OnnxPruneError
 from ..core.graph import Array
@@ -37,7 +38,7 @@ from ..plan import (
 from ..selection.select import least
 from ..timing.job import BenchRequest
 from ..timing.run import bench
-from .decide import Ranked, ranked, settings_of
+from .decide import Ranked, ranked
 from .joint import deepest
 from .judging import Judge, limit_of, packed, unpacked
 from .memory import Memory
@@ -47,9 +48,7 @@ from .study import Subject, refuse_output, study
 
 NAME = "frontier.json"
 _FORMAT = 1  # raise it when what points remember changes its meaning
-_STEP = (
-    1e-3  # shares of evenly spread points are whole multiples of this, as a user would type them
-)
+_STEP = 1e-3  # evenly spread shares are whole multiples of it, as a user would type them
 _SECONDS = 1.0  # of timing for each file
 _OF_THE_SWEEP = ("sweep", "by", "metric", "confidence", "bench")  # options, not of its points
 _POINT = TypeAdapter(Point)

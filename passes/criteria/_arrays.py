@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.errors import OnnxPruneError, needs_torch
 
 Arrays = Literal["auto", "numpy", "torch", "cuda"]
 Place = Callable[[NDArray[Any]], Any]
@@ -32,14 +32,12 @@ def placing(arrays: Arrays, what: str) -> Place:
     if arrays == "numpy" or (arrays == "auto" and shutil.which("nvidia-smi") is None):
         return np.asarray
     try:
-        from onnxprune.torch.arrays import has_cuda, tensor
-    except (ImportError, OSError) as error:
+        with needs_torch(f"{what}={arrays}", "use numpy"):
+            from onnxprune.torch.arrays import has_cuda, tensor
+    except OnnxPruneError:
         if arrays == "auto":
             return np.asarray
-        reason = " ".join(str(error).split())
-        raise OnnxPruneError(
-            f'{what}={arrays} needs PyTorch ({reason}): pip install "onnxprune[torch]", or use numpy'
-        ) from error
+        raise
     if arrays != "torch" and not has_cuda():
         if arrays == "auto":
             return np.asarray

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from onnxprune.core.contracts import Floats, Ints
-from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.errors import needs_torch
 
 from ._terc import Ridge, standard
 
@@ -162,12 +162,6 @@ def perceptrons(seed: int, **training: int) -> Fit:
     Raises:
         OnnxPruneError: if PyTorch is not installed.
     """
-    try:
+    with needs_torch("mipp:estimator=mlp", "use estimator=ridge"):
         from onnxprune.torch.predictors import Perceptrons, Training
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise OnnxPruneError(
-            'mipp:estimator=mlp needs PyTorch: pip install "onnxprune[torch]", or use estimator=ridge'
-        ) from error
     return lambda x, y: Perceptrons(standard(x)[0], standard(y)[0], Training(**training), seed)

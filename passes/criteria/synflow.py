@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from onnxprune.core.contracts import CRITERIA, Evidence, Floats, Progress, Ranking, silent
-from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.errors import needs_torch
 
 from ._slopes import added, products
 
@@ -89,13 +89,8 @@ def _flow(evidence: Evidence) -> Flow:
     Raises:
         OnnxPruneError: if PyTorch is not installed, or an operator is not carried to it.
     """
-    try:
+    with needs_torch("synflow", "choose l1"):
         from onnxprune.torch.flow import Flow
-    except (ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise OnnxPruneError(
-            f'synflow needs PyTorch ({reason}): pip install "onnxprune[torch]", or choose l1'
-        ) from error
     return Flow(evidence.analysis.graph)
 
 
