@@ -14,6 +14,8 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  # after the threads are set
 import pytest  # noqa: E402
 
+from onnxprune import demo  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name only, so any test can be run alone."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the quick-start model and its data, one for each file of tests."""
+    folder = tmp_path_factory.mktemp("home")
+    demo.unpack(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

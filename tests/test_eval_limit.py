@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import demo, prune
+from onnxprune import prune
 from onnxprune.cli import main
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(home: Path) -> Path:
     """The digits, and one that was cut without repair: it is worse by some per cent."""
-    home = tmp_path_factory.mktemp("limit")
-    demo.unpack(home)
     prune(home / "digits.onnx", home / "bad.onnx", macs=0.8)
     return home
 

@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 from scipy.stats import multinomial, norm
 
-from onnxprune import OnnxPruneError, demo, prune
+from onnxprune import OnnxPruneError, prune
 from onnxprune.cli import main
 from onnxprune.measure.drop import Limit, bound, read_share
 from onnxprune.measure.evaluate import Evaluation
@@ -24,19 +24,9 @@ from onnxprune.show.report import PruneReport
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quick-start model and its data."""
-    home = tmp_path_factory.mktemp("digits")
-    demo.unpack(home)
-    return home
-
-
 @pytest.fixture(scope="module", name="guarded")
-def _guarded(digits: Path) -> PruneReport:
-    return prune(
-        digits / "digits.onnx", digits / "g.onnx", data=digits / "train.npz", max_drop="1%"
-    )
+def _guarded(home: Path) -> PruneReport:
+    return prune(home / "digits.onnx", home / "g.onnx", data=home / "train.npz", max_drop="1%")
 
 
 def test_bound_of_a_share_is_wilsons() -> None:
@@ -81,7 +71,7 @@ def test_refuses_what_is_no_share(text: str) -> None:
         read_share(text)
 
 
-def test_finds_the_largest_that_holds(guarded: PruneReport, digits: Path) -> None:
+def test_finds_the_largest_that_holds(guarded: PruneReport, home: Path) -> None:
     search = guarded.search
     assert search is not None
     assert (search.metric, search.samples, search.grid) == ("agreement", 635, 127)
@@ -96,15 +86,15 @@ def test_finds_the_largest_that_holds(guarded: PruneReport, digits: Path) -> Non
     assert best.macs - nearest < 0.05 * guarded.figures["macs"].before
     assert guarded.evaluation is not None
     assert 1 - (guarded.evaluation.agreement or 0) == pytest.approx(best.drop.value, abs=1e-12)
-    plan = json.loads((digits / "g.plan.json").read_text())
+    plan = json.loads((home / "g.plan.json").read_text())
     written = plan["selection"]["search"]
     assert len(written["trials"]) == len(search.trials)
     assert written["trials"][written["chosen"]]["macs"] == best.macs
 
 
-def test_looser_limits_remove_more(guarded: PruneReport, digits: Path) -> None:
+def test_looser_limits_remove_more(guarded: PruneReport, home: Path) -> None:
     loose = prune(
-        digits / "digits.onnx", digits / "l.onnx", data=digits / "train.npz", max_drop=0.05,
+        home / "digits.onnx", home / "l.onnx", data=home / "train.npz", max_drop=0.05,
         by="params", trials=4,
     )  # fmt: skip
     assert loose.search is not None
@@ -113,10 +103,10 @@ def test_looser_limits_remove_more(guarded: PruneReport, digits: Path) -> None:
     assert loose.search.trials[loose.search.chosen].drop.bound > 0.01
 
 
-def test_judges_accuracy_on_samples_of_their_own(digits: Path) -> None:
+def test_judges_accuracy_on_samples_of_their_own(home: Path) -> None:
     report = prune(
-        digits / "digits.onnx", digits / "a.onnx", data=digits / "train.npz",
-        judge=digits / "test.npz", labels="labels", max_drop="3%", trials=3,
+        home / "digits.onnx", home / "a.onnx", data=home / "train.npz",
+        judge=home / "test.npz", labels="labels", max_drop="3%", trials=3,
     )  # fmt: skip
     assert report.search is not None
     assert report.evaluation is not None
@@ -129,9 +119,9 @@ def test_judges_accuracy_on_samples_of_their_own(digits: Path) -> None:
     assert drop.bound == pytest.approx(bound(right.lost, right.gained, 450, level), abs=1e-12)
 
 
-def test_output_error_as_the_metric(digits: Path) -> None:
+def test_output_error_as_the_metric(home: Path) -> None:
     report = prune(
-        digits / "digits.onnx", digits / "e.onnx", data=digits / "train.npz", metric="error",
+        home / "digits.onnx", home / "e.onnx", data=home / "train.npz", metric="error",
         max_drop="10%", trials=4,
     )  # fmt: skip
     assert report.evaluation is not None
@@ -141,9 +131,9 @@ def test_output_error_as_the_metric(digits: Path) -> None:
     assert 0 < drop.value < drop.bound <= 0.1
 
 
-def test_none_removes_only_what_nobody_hears(digits: Path, tmp_path: Path) -> None:
+def test_none_removes_only_what_nobody_hears(home: Path, tmp_path: Path) -> None:
     """Eight channels that write zeros go, and nothing else."""
-    model = onnx.load(digits / "digits.onnx")
+    model = onnx.load(home / "digits.onnx")
     dead = np.arange(3, 48, 3)[:8]
     for weight in model.graph.initializer:
         if weight.name in ("block1.bn1.weight", "block1.bn1.bias"):
@@ -151,7 +141,7 @@ def test_none_removes_only_what_nobody_hears(digits: Path, tmp_path: Path) -> No
             values[dead] = 0
             weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(model, tmp_path / "dead.onnx")
-    report = prune(tmp_path / "dead.onnx", data=digits / "train.npz", max_drop="0%")
+    report = prune(tmp_path / "dead.onnx", data=home / "train.npz", max_drop="0%")
     changed = {w.name: w.units.before - w.units.after for w in report.widths}
     assert {k: v for k, v in changed.items() if v} == {"block1.conv1.weight": 8}
     assert report.evaluation is not None
@@ -177,9 +167,9 @@ def test_none_removes_only_what_nobody_hears(digits: Path, tmp_path: Path) -> No
     ],
 )
 def test_refuses(
-    options: str, said: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: str, said: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, data = digits / "digits.onnx", digits / "train.npz"
+    model, data = home / "digits.onnx", home / "train.npz"
     output = tmp_path / "out.onnx"
     found = main(["prune", str(model), "-o", str(output), "--data", str(data), *options.split()])
     lines = capsys.readouterr().err.splitlines()
@@ -188,9 +178,9 @@ def test_refuses(
     assert not any(tmp_path.iterdir())
 
 
-def test_needs_data(digits: Path) -> None:
+def test_needs_data(home: Path) -> None:
     with pytest.raises(OnnxPruneError, match="needs samples to judge by"):
-        prune(digits / "digits.onnx", max_drop="1%")
+        prune(home / "digits.onnx", max_drop="1%")
 
 
 _KILLED = """
@@ -207,9 +197,9 @@ print(sorted({w.split(":")[0] for w in seen if w.endswith(": repair")}))
 
 
 @pytest.mark.usefixtures("guarded")
-def test_goes_on_after_a_kill(digits: Path, tmp_path: Path) -> None:
+def test_goes_on_after_a_kill(home: Path, tmp_path: Path) -> None:
     for name in ("digits.onnx", "train.npz"):
-        shutil.copy(digits / name, tmp_path)
+        shutil.copy(home / name, tmp_path)
     command = [sys.executable, "-c", _KILLED]
     killed = subprocess.run([*command, "kill"], cwd=tmp_path, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -217,5 +207,5 @@ def test_goes_on_after_a_kill(digits: Path, tmp_path: Path) -> None:
     again = subprocess.run([*command, ""], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "trial 4 of 7" in again.stdout
     assert "trial 3 of 7" not in again.stdout.split("trial 4")[0]
-    assert (tmp_path / "out.onnx").read_bytes() == (digits / "g.onnx").read_bytes()
-    assert (tmp_path / "out.plan.json").read_bytes() == (digits / "g.plan.json").read_bytes()
+    assert (tmp_path / "out.onnx").read_bytes() == (home / "g.onnx").read_bytes()
+    assert (tmp_path / "out.plan.json").read_bytes() == (home / "g.plan.json").read_bytes()

@@ -12,7 +12,6 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, version_converter
 
 import onnxprune as op
-from onnxprune import demo
 from onnxprune.core.runtime import Session
 from onnxprune.core.widening import holds_bfloat16, widened
 from onnxprune.proof.prove import HALF_TOLERANCE
@@ -54,10 +53,8 @@ def types(path: Path) -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(home: Path) -> Path:
     """The digits, also as 16-bit floats."""
-    home = tmp_path_factory.mktemp("halves")
-    demo.unpack(home)
     model = onnx.load(home / "digits.onnx")
     for name, kind in KINDS.items():
         onnx.save(halved(model, kind), home / f"{name}.onnx")

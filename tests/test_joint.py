@@ -25,8 +25,8 @@ from onnxprune.structure.blocks import find_blocks
 from onnxprune.structure.dependency import analyse
 from onnxprune.structure.streams import competing
 from tests.networks import bottlenecks
+from tests.planted import PLANTED, WIDTH, planted
 from tests.streams import FUSED, stack
-from tests.test_depth import PLANTED, WIDTH, planted
 from tests.test_latency import with_clock
 
 discover()

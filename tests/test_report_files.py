@@ -12,7 +12,6 @@ import pytest
 from pydantic import JsonValue
 
 import onnxprune as op
-from onnxprune import demo
 from onnxprune.cli import main
 from onnxprune.plan import Settings, read_frontier, read_plan, write_plan
 from onnxprune.plan.document import write_document
@@ -26,10 +25,8 @@ __all__ = ["browser", "made"]  # fixtures
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(home: Path) -> Path:
     """The digits: a sweep that was timed, a plan, and times of two files."""
-    home = tmp_path_factory.mktemp("swept")
-    demo.unpack(home)
     model, data = home / "digits.onnx", home / "train.npz"
     options: dict[str, Any] = {"data": data, "criterion": "l1", "samples": 64}
     op.sweep(model, home / "out", sweep="0.6,0.3", bench=True, **options)

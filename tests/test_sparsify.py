@@ -17,7 +17,6 @@ from onnxprune.core.errors import InternalError
 from onnxprune.core.graph import Graph
 from onnxprune.core.sparsity import SPARSIFIERS, Layer, Pattern
 from onnxprune.core.stats import SecondMoments
-from onnxprune.demo import unpack
 from onnxprune.discover import discover
 from onnxprune.pipeline.sparse import check_only
 from tests.handmade import handmade
@@ -276,13 +275,12 @@ def test_weights_that_are_computed_stay(tmp_path: Path) -> None:
     assert values(report.output)["w"].tobytes() == values(tmp_path / "m.onnx")["w"].tobytes()
 
 
-def test_after_pruning(tmp_path: Path) -> None:
-    unpack(tmp_path)
-    small = tmp_path / "small.onnx"
-    prune(tmp_path / "digits.onnx", small, data=tmp_path / "train.npz", macs=0.5)
-    report = sparsify(small, data=tmp_path / "train.npz", sparsity="2:4", method="sparsegpt")
+def test_after_pruning(home: Path) -> None:
+    small = home / "small.onnx"
+    prune(home / "digits.onnx", small, data=home / "train.npz", macs=0.5)
+    report = sparsify(small, data=home / "train.npz", sparsity="2:4", method="sparsegpt")
     assert report.after < 0.6
-    found = evaluate(report.output, tmp_path / "test.npz", labels="labels", reference=small)
+    found = evaluate(report.output, home / "test.npz", labels="labels", reference=small)
     assert found.accuracy is not None
     assert found.accuracy.top1 > 0.97  # 98.7 % measured
 

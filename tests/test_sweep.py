@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune import BudgetError, OnnxPruneError, demo, prune, sweep
+from onnxprune import BudgetError, OnnxPruneError, prune, sweep
 from onnxprune.cli import main
 from onnxprune.measure.drop import bound
 from onnxprune.pipeline.searching import read_sweep
@@ -29,14 +29,6 @@ from onnxprune.plan import (
 )
 
 OPTIONS = "--samples 64 --judge-samples 200 --criterion l1"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quick-start model and its data."""
-    home = tmp_path_factory.mktemp("sweep")
-    demo.unpack(home)
-    return home
 
 
 @pytest.fixture(scope="module", name="swept")

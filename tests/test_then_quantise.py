@@ -11,17 +11,9 @@ import pytest
 from onnx import TensorProto
 
 import onnxprune as op
-from onnxprune import OnnxPruneError, demo
+from onnxprune import OnnxPruneError
 from onnxprune.cli import main
 from onnxprune.show.report import PruneReport
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits."""
-    home = tmp_path_factory.mktemp("int8")
-    demo.unpack(home)
-    return home
 
 
 @pytest.fixture(scope="module", name="report")

@@ -26,6 +26,7 @@ from ..core.threads import blas_threads
 from ..measure.clock import Clock
 from ..measure.drop import Metric
 from ..measure.evaluate import evaluate
+from ..measure.recorded import Recorded
 from ..plan import DepthRound, PlannedDepth
 from ..structure.blocks import find_blocks
 from ..structure.dependency import analyse
@@ -241,8 +242,8 @@ class _Chooser:
             return repair.apply(task)
 
     @cached_property
-    def _reference(self) -> Session:
-        return Session(self.entire.graph, provider=self.request.provider)
+    def _reference(self) -> Recorded:
+        return Recorded(self.entire.graph, provider=self.request.provider)
 
     def _drop(self, model: Graph, judges: Samples) -> tuple[Metric, float]:
         """Return what is lost against the original: accuracy, agreement, or else output error."""

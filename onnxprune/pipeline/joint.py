@@ -26,13 +26,13 @@ from ..core.errors import BudgetError, InternalError
 from ..core.runtime import Session
 from ..measure.clock import Clock
 from ..measure.evaluate import evaluate
+from ..measure.recorded import Recorded
 from ..plan import DepthRound, PlannedDepth, Step
 from ..selection.budget import Budget
 from ..selection.select import check
 from .decide import Decision, Ranked, blocks_alone, chosen, ranked, with_blocks
 from .deepen import blocks_of, divided
 from .depth import carried, carried_scores, remaining
-from .judging import Recorded
 from .repair import repair
 from .request import PruneRequest
 from .study import Subject, without

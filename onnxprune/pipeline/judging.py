@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +15,7 @@ from ..core.runtime import Session
 from ..files.store import digest
 from ..measure.drop import Limit
 from ..measure.evaluate import Evaluation, Turned, evaluate
+from ..measure.recorded import Recorded
 from ..plan import versions
 from .memory import content
 from .request import PruneRequest
@@ -25,7 +23,6 @@ from .study import Subject
 
 _EVEN = 0.5  # the confidence at which a drop is taken as it was measured
 _HALF_PRECISION = {10: 2.0**-10, 16: 2.0**-7}  # ONNX element types of 16 bits: their epsilon
-_RECORDED = 256 << 20  # bytes of outputs of the original
 _SINGLE_PRECISION = 2.0**-23
 
 
@@ -95,31 +92,6 @@ class Judge:
     @cached_property
     def _reference(self) -> Session:
         return Recorded(self.subject.path, provider=self.request.provider)
-
-
-class Recorded(Session):
-    """A model that runs once on samples that many others are compared with it on."""
-
-    @cached_property
-    def _held(self) -> dict[bytes, dict[str, Any]]:
-        return {}
-
-    def run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
-    ) -> dict[str, Any]:
-        """Run, or remember what came out for the same inputs."""
-        state = hashlib.sha256(repr(outputs).encode())
-        for name in sorted(feeds):
-            array = np.ascontiguousarray(feeds[name])
-            state.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-        key = state.digest()
-        if key in self._held:
-            return self._held[key]
-        found = super().run(feeds, outputs)
-        size = sum(np.asarray(value).nbytes for value in found.values())
-        if size * (len(self._held) + 1) <= _RECORDED:
-            self._held[key] = found
-        return found
 
 
 def packed(found: Evaluation) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.hostile import bases, bombs, graphs, outside, tensors, wire
+from tests.hostile import bases, bombs, graphs, interfaces, outside, tensors, wire
 from tests.hostile.registry import DEFAULT, KINDS, SHARES, Commands
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "bases",
     "bombs",
     "graphs",
+    "interfaces",
     "lay_out",
     "outside",
     "tensors",
