@@ -91,9 +91,16 @@ class Batches:
             arrays = self._read(self._held[start : start + count])
             yield self._with_truth(arrays, np.arange(len(next(iter(arrays.values())))), 1.0)
 
-    def first(self) -> Batch:
-        """Return a batch of samples that are trained on, unchanged: the same in every run."""
-        return Batch(self._read(self._trained[: self.size // self._chunk]))
+    def typical(self, count: int = 1) -> Iterator[Batch]:
+        """Yield so many samples that are trained on, in whole batches, unchanged, always the same.
+
+        They come from all over the data, which may be in order of its classes.
+        """
+        each = self.size // self._chunk
+        number = min(-(-count // self.size), len(self._trained) // each)
+        places = np.linspace(0, len(self._trained) - 1, number * each).astype(np.int64)
+        for first in range(number):
+            yield Batch(self._read(self._trained[places[first::number]]))
 
     def _read(self, chunks: NDArray[np.int64]) -> dict[str, Array]:
         size, read = self._chunk, self._samples.read

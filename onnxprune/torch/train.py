@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from .loss import Loss
 from .processes import Processes
 from .recipe import Recipe
 from .run import DivergedError, Run, Teacher
-from .unfold import unfold_batchnorm
+from .unfold import refresh_batchnorm, unfold_batchnorm
 from .writeback import written_back
 
 _EVERY = 60.0  # seconds between checkpoints
+_STATISTICS = 512  # samples for means and variances that a training begins with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +177,15 @@ def _prepared(
     inputs = [value.name for value in graph.inputs]
     outputs = [value.name for value in graph.outputs]
     batches = Batches(samples, recipe, inputs, labels)
-    typical = batches.first().arrays
-    module = from_onnx(graph)
+    typical = next(batches.typical()).arrays
+
+    def some() -> Iterator[list[Tensor]]:
+        for batch in batches.typical(_STATISTICS):
+            yield [from_numpy(batch.arrays[name]) for name in inputs]
+
+    module = refresh_batchnorm(from_onnx(graph), some())
     if recipe.unfold:
-        module = unfold_batchnorm(module, [[from_numpy(typical[name]) for name in inputs]])
+        module = unfold_batchnorm(module, some())
     ends = [] if plan is None else features(graph, original, plan)
     module = with_outputs(module, [end.name for end in ends])
     teach = _teacher(original, outputs, ends, provider)

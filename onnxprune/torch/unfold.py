@@ -1,7 +1,16 @@
-"""BatchNormalization put back where an exporter folded it: training without it is slow and frail.
+"""BatchNormalization made fit to train: with the samples' statistics, put back where it was folded.
 
-Behind each convolution with a bias stands a BatchNorm again that changes nothing at first. With mean m
-and variance v of the convolution's outputs over samples, its parameters are
+In training it takes statistics of the batch. Where the running ones m and v are not those of the samples,
+m' and v' (after a repair, or on other samples than the model was trained on), a model in training mode is
+another than in evaluation; `refresh_batchnorm` makes them alike, by
+
+    scale' = scale sqrt(v' + eps) / sqrt(v + eps),  shift' = shift + (m' - m) scale / sqrt(v + eps),
+
+with which evaluation with m' and v' gives what it gave.
+
+Without any, training is slow and frail. By `unfold_batchnorm` a BatchNorm stands again behind each
+convolution with a bias, and changes nothing at first. With mean m and variance v of the convolution's
+outputs over samples, its parameters are
 
     scale = sqrt(v + eps),  shift = m,  so that  scale (y - m) / sqrt(v + eps) + shift = y.
 
@@ -20,8 +29,44 @@ from torch import Tensor, fx, nn
 
 from ..core.errors import DataError
 from .ops.linear import conv
+from .ops.norm import BatchNormalization
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def refresh_batchnorm(
+    module: fx.GraphModule, batches: Iterable[Sequence[Tensor]]
+) -> fx.GraphModule:
+    """Return a copy of a module whose BatchNormalization has the running statistics of samples.
+
+    In evaluation mode it computes what `module` computes, and in training mode nearly that. What shares
+    a parameter with another node is left as it is.
+
+    Args:
+        module: of `from_onnx`.
+        batches: inputs of the module, from which means and variances are taken.
+
+    Raises:
+        DataError: if there are no batches.
+    """
+    module = copy.deepcopy(module).eval()
+    norms = [node for node in module.graph.nodes if _is_norm(module, node)]
+    if not norms:
+        return module
+    moments = _moments(module, {node.args[0] for node in norms}, batches)
+    held = module.state_dict()
+    with torch.no_grad():
+        for node in norms:
+            norm = module.get_submodule(node.target)
+            assert isinstance(norm, BatchNormalization)
+            scale, shift, m, v = (held[str(a.target)] for a in node.args[1:])
+            mean, variance = (x.to(m) for x in moments[node.args[0]])
+            factor = scale / torch.sqrt(v + norm.epsilon)
+            shift += (mean - m) * factor
+            scale.copy_(factor * torch.sqrt(variance + norm.epsilon))
+            m.copy_(mean)
+            v.copy_(variance)
+    return module
 
 
 def unfold_batchnorm(module: fx.GraphModule, batches: Iterable[Sequence[Tensor]]) -> fx.GraphModule:
@@ -81,6 +126,15 @@ def _is_folded(node: fx.Node) -> bool:
     held = [a for a in node.args[1:] if isinstance(a, fx.Node)]
     own = [a for a in held if a.op == "get_attr" and len(a.users) == 1]
     return node.target is conv and len(held) == len(own) == 2
+
+
+def _is_norm(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node is BatchNormalization with parameters of its own."""
+    if node.op != "call_module":
+        return False
+    own = [a for a in node.args[1:] if isinstance(a, fx.Node) and len(a.users) == 1]
+    is_held = all(a.op == "get_attr" for a in own) and len(own) == len(node.args) - 1
+    return is_held and isinstance(module.get_submodule(str(node.target)), BatchNormalization)
 
 
 class _Watch(fx.Interpreter):

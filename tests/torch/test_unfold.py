@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from onnx import ModelProto, numpy_helper, parser
 from torch import nn
 
 from onnxprune.core.errors import DataError
-from onnxprune.torch import from_onnx, to_onnx, unfold_batchnorm
+from onnxprune.torch import from_onnx, refresh_batchnorm, to_onnx, unfold_batchnorm
 from tests.torch.compare import called, drawn, gap, outputs_of, step
 
 EQUAL = 1e-5
@@ -75,6 +77,46 @@ def test_is_folded_into_the_file() -> None:
     assert gap(called(module, feeds), outputs_of(model, feeds)) > 100 * EQUAL
 
 
-def test_needs_samples() -> None:
+def _normed() -> ModelProto:
+    """Two norms whose statistics are far from those of normal samples, and two that hold the same."""
+    model = parser.parse_model("""
+<ir_version: 10, opset_import: ["" : 20]>
+agraph (float[N, 6, 4, 4] x) => (float[N, 6, 4, 4] y)
+{
+    t = BatchNormalization <epsilon = 0.01> (x, s0, b0, m0, v0)
+    u = Relu (t)
+    v = BatchNormalization (u, s1, b1, m1, v1)
+    w = BatchNormalization (v, s2, b2, m2, v2)
+    y = BatchNormalization (w, s2, b2, m2, v2)
+}
+""")
+    rng = np.random.default_rng(0)
+    for name in [kind + str(i) for i in range(3) for kind in "sbmv"]:
+        values = rng.uniform(1, 4, 6) if name[0] in "sv" else 3 * rng.standard_normal(6)
+        tensor = numpy_helper.from_array(values.astype(np.float32), name)
+        model.graph.initializer.append(tensor)
+    return model
+
+
+def test_norms_take_the_statistics_of_samples() -> None:
+    model = _normed()
+    module, feeds = from_onnx(model), drawn(model)
+    x, expected = torch.from_numpy(feeds["x"]), outputs_of(model, feeds)
+
+    fresh = refresh_batchnorm(module, [(x,)])
+
+    held = fresh.state_dict()
+    torch.testing.assert_close(held["m0"], x.mean((0, 2, 3)))
+    torch.testing.assert_close(held["v0"], x.var((0, 2, 3), correction=0))
+    assert gap(called(fresh, feeds), expected) < EQUAL
+    assert gap(called(from_onnx(to_onnx(fresh, model)), feeds), expected) < EQUAL
+    first = next(node for node in fresh.graph.nodes if node.op == "call_module")
+    norm, parts = fresh.get_submodule(first.target), [held[str(a.target)] for a in first.args[1:]]
+    evaluated = norm.eval()(x, *parts)
+    torch.testing.assert_close(norm.train()(x, *parts), evaluated)
+
+
+@pytest.mark.parametrize("change", [unfold_batchnorm, refresh_batchnorm])
+def test_needs_samples(change: Callable[..., object]) -> None:
     with pytest.raises(DataError, match="no samples"):
-        unfold_batchnorm(from_onnx(_model()), [])
+        change(from_onnx(_model() if change is unfold_batchnorm else _normed()), [])

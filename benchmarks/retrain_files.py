@@ -1,0 +1,156 @@
+"""Published networks at half of their MACs, distilled without labels on what samples there are.
+
+    python benchmarks/retrain_files.py [NAME ...] [--macs 0.5] [--minutes 8] [--work FOLDER] [--quick]
+
+A small MobileNetV2, two detectors and a sentence encoder. Each is pruned and repaired with the
+defaults, then taught by its original on the same samples: 150 photos, cropped and mirrored, or 4,096
+sentences. Likeness to the original is on 50 photos and 1,821 sentences that neither step has seen;
+accuracy where there are labels. The number of epochs follows from the time of the first steps.
+Needs the data that `benchmarks/cifar.py` describes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+import onnxprune
+from benchmarks import cifar
+from benchmarks.files_detections import boxed
+from benchmarks.files_samples import fitted, photos
+from onnxprune.torch import Recipe, retrain
+
+UNSEEN, SENTENCES, CALIBRATION = 50, 4096, 512
+IMAGES = Recipe(batch=16, rate=0.005, augment=("crop", "flip"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network and its samples.
+
+    Attributes:
+        model: the ONNX file.
+        train: samples without labels.
+        unseen: samples to compare on, with `labels` if there are any.
+        recipe: of the training.
+    """
+
+    model: Path
+    train: dict[str, Any]
+    unseen: dict[str, Any]
+    recipe: Recipe
+    labels: str | None = None
+
+
+def of_photos(file: str, name: str, prepare: Callable[[Any], Any]) -> Callable[[Path], Case]:
+    """Return a published file that sees photos."""
+
+    def case(home: Path) -> Case:
+        del home
+        folder = cifar.folder()
+        seen = np.concatenate([prepare(image) for image in photos(folder)[0]])
+        model = folder / "onnx" / f"{file}.onnx"
+        return Case(model, {name: seen[:-UNSEEN]}, {name: seen[-UNSEEN:]}, IMAGES)
+
+    return case
+
+
+def encoder(home: Path) -> Case:
+    """Return the sentence encoder with its head."""
+    from benchmarks import text  # which needs transformers
+
+    train, test = text.sentences("train")[:SENTENCES].fed, text.sentences("test").fed
+    train = {name: train[name] for name in text.Head.inputs}
+    recipe = Recipe(batch=32, optimizer="adamw", rate=1e-4)
+    return Case(text.network(home / "encoder.onnx"), train, test, recipe, "labels")
+
+
+CASES: dict[str, Callable[[Path], Case]] = {
+    "mobilenetv2_035_flowers": of_photos(
+        "mobilenetv2_035_flowers", "input_1", lambda i: fitted(i, 128, 128, mean=127.5, std=127.5)
+    ),
+    "fastestdet": of_photos(
+        "fastestdet", "input.1", lambda i: fitted(i, 352, 352, bgr=True, std=255)
+    ),
+    "yolox_nano": of_photos("yolox_nano", "images", boxed),
+    "text": encoder,
+}
+
+
+def epochs(case: Case, student: Path, home: Path, minutes: float) -> int:
+    """Return how many epochs take so long, by the second of two short trainings of three steps."""
+    batch = case.recipe.batch
+    few = {name: array[: 3 * batch] for name, array in case.train.items()}
+    times = []
+    for _ in range(2):
+        done = retrain(
+            student, case.model, few, home / "try.onnx",
+            recipe=dataclasses.replace(case.recipe, epochs=1),
+        )  # fmt: skip
+        times.append(done.seconds / done.steps)
+    steps = len(next(iter(case.train.values()))) // batch
+    return max(1, round(60 * minutes / times[1] / steps))
+
+
+def compared(case: Case, model: Path) -> list[str]:
+    """Return accuracy, agreement and output error on samples that nothing has seen."""
+    found = onnxprune.evaluate(model, case.unseen, labels=case.labels, reference=case.model)
+    shares = [found.accuracy.top1 if found.accuracy else None, found.agreement]
+    said = ["" if share is None else f"{100 * share:.2f} %" for share in shares]
+    return [*said, f"{found.error:.3f}"]
+
+
+def row(name: str, home: Path, macs: float, minutes: float, table: Table) -> None:
+    """Prune, retrain and compare one network."""
+    case = CASES[name](home)
+    student, final = home / f"{name}.pruned.onnx", home / f"{name}.final.onnx"
+    report = onnxprune.prune(
+        case.model, student, data=case.train, macs=macs, round_to=1, samples=CALIBRATION,
+        overwrite=True,
+    )  # fmt: skip
+    left = report.figures["macs"].after / report.figures["macs"].before
+    table.add_row(name, "original", "1.000", *compared(case, case.model))
+    table.add_row(name, "pruned, repaired", f"{left:.3f}", *compared(case, student))
+    recipe = dataclasses.replace(case.recipe, epochs=epochs(case, student, home, minutes))
+    start = time.process_time()
+    done = retrain(student, case.model, case.train, final, recipe=recipe)
+    spent = (time.process_time() - start) / 60
+    told = f"retrained, {done.steps} steps of {recipe.batch}, {spent:.1f} CPU min"
+    table.add_row(name, told, f"{left:.3f}", *compared(case, final))
+
+
+def main() -> None:
+    """Run the cases asked for and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(CASES)}; all")
+    parser.add_argument("--macs", type=float, default=0.5)
+    parser.add_argument("--minutes", type=float, default=8, help="of each training, about")
+    parser.add_argument("--work", type=Path, help="where files stay")
+    parser.add_argument("--quick", action="store_true", help="a quarter of a minute each")
+    asked = parser.parse_args()
+    table = Table("network", "model", "MACs", "accuracy", "agreement", "error", box=MARKDOWN)
+    with tempfile.TemporaryDirectory() as folder:
+        home = asked.work or Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        for name in asked.names or CASES:
+            row(name, home, asked.macs, 0.25 if asked.quick else asked.minutes, table)
+            Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
