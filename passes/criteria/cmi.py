@@ -11,7 +11,7 @@ curve, made to fall. With kernels as wide as readers see (`_kernels`) these comp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -74,7 +74,8 @@ class Cmi:
         shortlist: candidates per step compared exactly, at most, best to first order; 0: all, the
             best of them proved by bounds (`_proven`) where there are any.
         target: what the maps shall tell about.
-        tolerance: a cut may cost this share of answers; else the next larger candidate is taken.
+        tolerance: all cuts together may cost this share of answers; else the next larger candidate is
+            taken.
         arrays: what the order is computed with: "numpy", "torch", "cuda", or what is there ("auto").
     """
 
@@ -239,18 +240,25 @@ class _Run:
     ) -> int:
         """Return how many channels stay: the fewest that are accepted.
 
-        If none is: all of them ("robust"), or the most of the candidates ("paper"). Where a budget
-        decides afterwards, the best candidate stands in.
+        If none is, the most of the candidates ("paper"), or the fewest that are accepted beyond them,
+        by a few halvings ("robust"). Where a budget decides afterwards, the best candidate stands in.
         """
         possible = sorted({keep for keep in candidates if 0 < keep < len(group)})
         if not possible:
             return len(group)
         if self.evidence.quality is None:
             return next(keep for keep in candidates if keep in possible)
-        for keep in possible:
-            if self._accepts(np.append(gone, group.units[ordering.order[keep:]])):
-                return keep
-        return len(group) if self.settings.mode == "robust" else possible[-1]
+
+        def accepts(keep: int) -> bool:
+            return self._accepts(np.append(gone, group.units[ordering.order[keep:]]))
+
+        if (found := next(filter(accepts, possible), None)) is not None:
+            return found
+        return (
+            possible[-1]
+            if self.settings.mode == "paper"
+            else _halved(accepts, possible[-1], len(group))
+        )
 
     def _accepts(self, gone: NDArray[np.int64]) -> bool:
         quality = self.evidence.quality
@@ -258,6 +266,18 @@ class _Run:
 
 
 _NONE = np.empty(0, np.int64)
+_HALVINGS = 4  # a sixteenth of the channels beyond the knee is fine enough
+
+
+def _halved(accepts: Callable[[int], bool], refused: int, all_of_them: int) -> int:
+    """Return nearly the fewest that are accepted, above a number that is not."""
+    low, high = refused, all_of_them
+    for _ in range(_HALVINGS):
+        middle = (low + high) // 2
+        if middle == low:
+            break
+        low, high = (low, middle) if accepts(middle) else (middle, high)
+    return high
 
 
 def _arrays(ordering: Ordering) -> dict[str, NDArray[np.generic]]:
