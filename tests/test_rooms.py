@@ -20,6 +20,7 @@ HOMES = {
     "onnx_graphsurgeon": ("onnxprune/core/surgeon.py",),
     # the runner goes to other machines alone, where there is no core/runtime.py
     "onnxruntime": ("onnxprune/core/runtime.py", "onnxprune/timing/runner.py"),
+    "olive": ("onnxprune/olive.py",),
     "torch": ("models/", "onnxprune/torch/"),
 }
 
