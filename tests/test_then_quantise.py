@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,10 @@ from onnx import TensorProto
 import onnxprune as op
 from onnxprune import OnnxPruneError
 from onnxprune.cli import main
+from onnxprune.files.store import digest
+from onnxprune.plan import read_plan
 from onnxprune.show.report import PruneReport
+from onnxprune.show.words import share, size
 
 
 @pytest.fixture(scope="module", name="report")
@@ -55,6 +59,45 @@ def test_what_was_reported_is_what_the_file_does(home: Path, report: PruneReport
     assert plain.quantised is None
     assert (home / "p.onnx").read_bytes() == (home / "s.onnx").read_bytes()
     assert report.evaluation == plain.evaluation
+
+
+def test_the_plan_and_the_page_say_it(home: Path, report: PruneReport) -> None:
+    found, said = report.quantised, read_plan(home / "s.plan.json").int8
+    assert found is not None
+    assert found.evaluation is not None
+    assert said is not None
+    assert said.agreement is not None
+    assert said.model.sha256 == digest(home / "s.int8.onnx")
+    assert said.agreement == pytest.approx(found.evaluation.agreement)
+    plain = home / "plain.plan.json"
+    op.prune(home / "digits.onnx", home / "plain.onnx", macs=0.4, dry_run=True)
+    assert read_plan(plain).int8 is None
+
+    page = op.report(plain, home / "s.plan.json", output=home / "r.html").read_text()
+    table = op.report(plain, home / "s.plan.json", output=home / "r.md", markdown=True).read_text()
+    part = page[page.index('<section id="int8">') :]
+    for text in (part[: part.index("</section>")], table[table.index("## In int8, too") :]):
+        assert "s.int8.onnx" in text
+        for figure in (size(report.figures["bytes"].before), size(found.bytes)):
+            assert figure in text
+        assert f"{found.latency.speedup:.2f}x as fast" in text
+        assert f"On {report.held_out} held-out samples: {share(said.agreement)} agree" in text
+    op.report(plain, output=home / "p.html")
+    assert "int8" not in (home / "p.html").read_text()
+
+
+def test_accuracy_where_there_are_labels(home: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"samples": 64, "macs": 0.5, "labels": "labels", "then": "quantize"}
+    found = op.prune(
+        home / "digits.onnx", tmp_path / "l.onnx", data=home / "test.npz", **options
+    ).quantised
+    assert found is not None
+    assert found.evaluation is not None
+    assert found.evaluation.accuracy is not None
+    text = op.report(
+        tmp_path / "l.plan.json", output=tmp_path / "r.md", markdown=True
+    ).read_text()  # fmt: skip
+    assert f"| {share(found.evaluation.accuracy.top1)} |" in text
 
 
 def test_classes_that_went(home: Path, tmp_path: Path) -> None:

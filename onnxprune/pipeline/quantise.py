@@ -7,6 +7,7 @@ ranges are the extremes over the samples. What comes out is measured, not proved
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ from ..core.graph import Array
 from ..core.interface import Interface
 from ..core.runtime import Session, quantiser
 from ..files.staged import Staged
+from ..files.store import digest
 from ..measure import latency
 from ..measure.clock import Clock
-from ..measure.evaluate import evaluate
+from ..measure.evaluate import Evaluation, evaluate
 from ..measure.quantised import Quantised
+from ..plan import Change, ModelId, PlannedInt8
 from .request import PruneRequest
 from .study import Subject
 
@@ -80,6 +83,24 @@ def quantised(
             before, after, feeds, feeds_after=interface.feeds(feeds), progress=request.progress
         )
     return Quantised(target, target.stat().st_size, found, times)
+
+
+def planned(found: Quantised, subject: Subject) -> PlannedInt8:
+    """Return what the plan says of it."""
+    times, compared = found.latency, found.evaluation or Evaluation(0)
+    accuracy, error = None, compared.error
+    if compared.reference is not None and compared.accuracy is not None:
+        accuracy = Change(compared.reference.top1, compared.accuracy.top1)
+    return PlannedInt8(
+        model=ModelId(found.output.name, digest(found.output)),
+        bytes=Change(subject.size, found.bytes),
+        milliseconds=Change(times.before.median, times.after.median),
+        speedup=times.speedup,
+        samples=compared.samples,
+        accuracy=accuracy,
+        agreement=compared.agreement,
+        error=error if error is not None and math.isfinite(error) else None,
+    )
 
 
 def _quantised(path: Path, samples: Samples, interface: Interface) -> bytes:

@@ -44,7 +44,7 @@ from ..show.report import PruneReport, widths_of
 from .decide import Decision, decide
 from .guarded import guarded
 from .joint import jointly
-from .quantise import quantised, refuse_quantising
+from .quantise import planned, quantised, refuse_quantising
 from .repair import repair
 from .request import PruneRequest
 from .rounds import in_rounds
@@ -83,6 +83,7 @@ def prune(request: PruneRequest) -> PruneReport:
     if request.then is None:
         return report
     found = quantised(request, subject, interface_of(decision.mask), clock)
+    write_plan(dataclasses.replace(made.plan, int8=planned(found, subject)), request.plan_target)
     return dataclasses.replace(report, quantised=found, seconds=clock.seconds)
 
 

@@ -12,6 +12,7 @@ from .file import (
     PlannedDepth,
     PlannedFace,
     PlannedGroup,
+    PlannedInt8,
     PlannedTensor,
     Settings,
     Step,
@@ -33,9 +34,9 @@ from .scores import RankedGroup, Scored, ScoredGroup, Scores, read_scores, write
 
 __all__ = [
     "Change", "DataId", "DepthRound", "Edit", "Frontier", "ModelId", "Plan", "PlannedBlock",
-    "PlannedDepth", "PlannedFace", "PlannedGroup", "PlannedTensor", "Point", "PointTime",
-    "RankedGroup", "Scored", "ScoredGroup", "Scores", "Settings", "Step", "depth_of", "faces_of",
-    "header", "mask_by", "mask_of", "plan_of", "read_frontier", "read_plan", "read_scores", "removed_units",
-    "to_json", "to_ranges", "verify_plan", "versions", "with_dominated", "write_frontier",
-    "write_plan", "write_scores",
+    "PlannedDepth", "PlannedFace", "PlannedGroup", "PlannedInt8", "PlannedTensor", "Point",
+    "PointTime", "RankedGroup", "Scored", "ScoredGroup", "Scores", "Settings", "Step", "depth_of",
+    "faces_of", "header", "mask_by", "mask_of", "plan_of", "read_frontier", "read_plan", "read_scores",
+    "removed_units", "to_json", "to_ranges", "verify_plan", "versions", "with_dominated",
+    "write_frontier", "write_plan", "write_scores",
 ]  # fmt: skip

@@ -232,6 +232,30 @@ class PlannedFace:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlannedInt8:
+    """The pruned model in int8, measured against the original.
+
+    Attributes:
+        model: which file, beside the pruned one.
+        bytes: of the files.
+        milliseconds: of one run.
+        speedup: median over pairs of runs of the original's time over its own.
+        samples: held out, that it was compared on.
+        accuracy: on those; None without labels.
+        agreement, error: with the original; None where there is no such thing, or it is no number.
+    """
+
+    model: ModelId
+    bytes: Change
+    milliseconds: Change
+    speedup: float
+    samples: int = 0
+    accuracy: Change | None = None
+    agreement: float | None = None
+    error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A prune, complete enough to repeat it, to re-apply it and to explain it.
 
@@ -257,6 +281,7 @@ class Plan:
     opaque: tuple[FrozenView, ...] = ()
     figures: dict[str, Change] = dataclasses.field(default_factory=dict)
     proof: dict[str, float] | None = None
+    int8: PlannedInt8 | None = None
     format: int = FORMAT
 
     @property
