@@ -1,10 +1,11 @@
 """ResNet-56 at 2.1x fewer MACs, taught by the original on the training images of CIFAR-10.
 
-    python benchmarks/retrain_cifar.py [--work FOLDER] [--epochs 4] [--rate R] [--labels]
-           [--features W] [--average A] [--unfold] [--network 56] [--quick]
+    python benchmarks/retrain_cifar.py [--work FOLDER] [--recipe epochs=4,rate=0.01,...] [--labels]
+           [--network 56] [--quick]
 
 Prunes and repairs with the defaults on 1,024 training images, then distils on all 50,000 with the
-recipe that stands below; labels are read with `--labels` only. Accuracy on the 10,000 test images,
+recipe that stands below, where `--recipe` does not say otherwise (settings of `onnxprune.torch.Recipe`,
+written as in `prune --retrain`); labels are read with `--labels` only. Accuracy on the 10,000 test images,
 which no step sees. What is done lies in `--work`: run again after a kill to go on. Minutes are of the
 clock and of the processor, over all such runs.
 Bar: 92.9 % without labels, within 30 minutes on two cores (issue E).
@@ -14,6 +15,7 @@ Needs the data that `benchmarks/cifar.py` describes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -27,11 +29,12 @@ from rich.table import Table
 
 import onnxprune
 from benchmarks import cifar
+from onnxprune.core.configured import replaced, written
 from onnxprune.torch import Recipe, retrain
 
 PARTS = tuple(f"train_{i}" for i in range(1, 6))
 SPEEDUP, CALIBRATION = 2.1, 2048  # half of the images calibrate, half are held out
-BAR = 92.9  # %
+RECIPE = Recipe(epochs=4, augment=("crop", "flip"))
 
 
 class Clock:
@@ -79,11 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path("retrain-cifar"))
     parser.add_argument("--network", type=int, default=56)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=0.01)
-    parser.add_argument("--features", type=float, default=0.0)
-    parser.add_argument("--average", type=float, default=0.0)
-    parser.add_argument("--unfold", action="store_true", help="train with BatchNormalization")
+    parser.add_argument("--recipe", default="", help="other settings: epochs=4,rate=0.01,...")
     parser.add_argument("--labels", action="store_true", help="read the labels, too")
     parser.add_argument("--quick", action="store_true", help="2,000 images, one epoch")
     asked = parser.parse_args()
@@ -96,14 +95,9 @@ def main() -> None:
         "images": np.concatenate([part.x for part in train]),
         "labels": np.concatenate([part.y for part in train]),
     }
-    recipe = Recipe(
-        epochs=1 if asked.quick else asked.epochs,
-        rate=asked.rate,
-        augment=("crop", "flip"),
-        features=asked.features,
-        average=asked.average,
-        unfold=asked.unfold,
-    )
+    recipe = replaced(RECIPE, written(asked.recipe), "--recipe")
+    if asked.quick:
+        recipe = dataclasses.replace(recipe, epochs=1)
     clock = Clock(asked.work / "minutes.json")
     final = asked.work / f"resnet{asked.network}.final.onnx"
     done = retrain(

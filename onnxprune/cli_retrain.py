@@ -83,6 +83,14 @@ Augment = Annotated[
         rich_help_panel=_STEPS,
     ),
 ]
+Repeat = Annotated[
+    int,
+    typer.Option(
+        help="Draw so many epochs only: the others repeat them, for which the teacher is not asked "
+        "again. 0: each is drawn.",
+        rich_help_panel=_STEPS,
+    ),
+]
 Holdout = Annotated[
     float,
     typer.Option(
@@ -123,6 +131,7 @@ def retrain(
     decay: Decay = 5e-4,
     clip: Clip = 1.0,
     augment: Augment = None,
+    repeat: Repeat = 0,
     average: Average = 0.0,
     unfold: Unfold = False,
     holdout: Holdout = 0.0,
@@ -152,8 +161,8 @@ def retrain(
 
     recipe = Recipe(
         epochs=epochs, batch=batch, optimizer=optimizer, rate=rate, warmup=warmup,  # type: ignore[arg-type]
-        decay=decay, clip=clip, augment=tuple(augment.split(",")) if augment else (), average=average,
-        unfold=unfold, holdout=holdout, patience=patience, temperature=temperature,
+        decay=decay, clip=clip, augment=tuple(augment.split(",")) if augment else (), repeat=repeat,
+        average=average, unfold=unfold, holdout=holdout, patience=patience, temperature=temperature,
         label_weight=label_weight, features=features, loss=loss, precision=precision,  # type: ignore[arg-type]
         compile=compile, seed=seed,
     )  # fmt: skip

@@ -28,11 +28,16 @@ def configured(registry: Registry[T], text: str) -> tuple[str, T]:
     name, _, given = text.partition(":")
     entry = registry[name]
     key = registry.normalise(name)
-    pairs = [part.partition("=") for part in given.split(",") if part.strip()]
-    settings = {setting.strip().replace("-", "_"): value.strip() for setting, _, value in pairs}
+    settings = written(given)
     if not settings:
         return key, entry
     return key, replaced(entry, settings, f"{registry.kind} '{key}'")
+
+
+def written(text: str) -> dict[str, str]:
+    """Return settings by name, of "setting=value,setting=value"."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
 
 
 def replaced(entry: T, settings: Mapping[str, str], what: str) -> T:

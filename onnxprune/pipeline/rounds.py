@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..core.analysis import Mask
-from ..core.configured import replaced, settings_of
+from ..core.configured import replaced, settings_of, written
 from ..core.contracts import SURGERIES, Evidence, Memo, Samples, computed
 from ..core.cost import CostModel
 from ..core.errors import BudgetError, InternalError, OnnxPruneError, needs_torch
@@ -260,9 +260,7 @@ def recipe_of(request: PruneRequest) -> Recipe:
     with needs_torch("--retrain"):
         from ..torch import Recipe
 
-    pairs = [part.partition("=") for part in (request.retrain or "").split(",") if part.strip()]
-    settings = {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
-    return replaced(Recipe(seed=request.seed), settings, "--retrain")
+    return replaced(Recipe(seed=request.seed), written(request.retrain or ""), "--retrain")
 
 
 def _taught(request: PruneRequest, subject: Subject) -> Subject:

@@ -15,6 +15,7 @@ from .augment import augmented, images
 from .recipe import Recipe
 
 TRUTH = "::truth"  # no tensor is called so
+_TRAINED, _HELD = 0, 1  # first part of a batch's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Batch:
     Attributes:
         arrays: by name, first axis samples; those of `TRUTH` are labels, shape (N, 2), with labels.
         share: of the first label; the rest is of the second, mixed in.
+        again: name of these samples, if they come again exactly so; empty if they do not.
     """
 
     arrays: dict[str, Array]
     share: float = 1.0
+    again: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -36,7 +39,8 @@ class Batch:
     def part(self, rows: slice) -> Batch:
         """Return some of the samples."""
         arrays = {name: array[rows] for name, array in self.arrays.items()}
-        return dataclasses.replace(self, arrays=arrays)
+        again = self.again and (*self.again, rows.start, rows.stop)
+        return dataclasses.replace(self, arrays=arrays, again=again)
 
 
 class Batches:
@@ -76,20 +80,31 @@ class Batches:
 
     def train(self, step: int) -> Batch:
         """Return the samples of a step."""
-        epoch, place = divmod(step, self.each)
+        epoch, place = self._place(step)
         order = np.random.default_rng([self._recipe.seed, epoch]).permutation(self._trained)
         count = self.size // self._chunk
         arrays = self._read(order[place * count : (place + 1) * count])
-        rng = np.random.default_rng([self._recipe.seed, 1, step])
+        rng = np.random.default_rng([self._recipe.seed, 1, epoch * self.each + place])
         arrays, mix = augmented(self._recipe.augment, arrays, self._images, rng)
-        return self._with_truth(arrays, mix.partner, mix.share)
+        again = (_TRAINED, epoch, place) if self._recipe.repeat else ()
+        return self._with_truth(arrays, mix.partner, mix.share, again)
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Return the epoch that a step's batch was drawn in, and its place there."""
+        epoch, place = divmod(step, self.each)
+        repeat = self._recipe.repeat
+        if not repeat or epoch < repeat:
+            return epoch, place
+        order = np.random.default_rng([self._recipe.seed, 3, epoch]).permutation(self.each)
+        return epoch % repeat, int(order[place])
 
     def judge(self) -> Iterator[Batch]:
         """Yield the samples that were held out, unchanged."""
         count = self.size // self._chunk
         for start in range(0, len(self._held), count):
             arrays = self._read(self._held[start : start + count])
-            yield self._with_truth(arrays, np.arange(len(next(iter(arrays.values())))), 1.0)
+            rows = np.arange(len(next(iter(arrays.values()))))
+            yield self._with_truth(arrays, rows, 1.0, (_HELD, start))
 
     def typical(self, count: int = 1) -> Iterator[Batch]:
         """Yield so many samples that are trained on, in whole batches, unchanged, always the same.
@@ -107,9 +122,13 @@ class Batches:
         return concatenate(read(i * size, (i + 1) * size) for i in map(int, chunks))
 
     def _with_truth(
-        self, arrays: dict[str, Array], partner: NDArray[np.int64], share: float
+        self,
+        arrays: dict[str, Array],
+        partner: NDArray[np.int64],
+        share: float,
+        again: tuple[int, ...],
     ) -> Batch:
         if self._labels is None:
-            return Batch(arrays, share)
+            return Batch(arrays, share, again)
         labels = arrays[self._labels].reshape(len(partner), -1)[:, 0]
-        return Batch({**arrays, TRUTH: np.stack([labels, labels[partner]], 1)}, share)
+        return Batch({**arrays, TRUTH: np.stack([labels, labels[partner]], 1)}, share, again)

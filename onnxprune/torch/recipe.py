@@ -36,6 +36,9 @@ class Recipe:
             them tensors; returns one number as a tensor.
         clip: largest norm of a gradient.
         augment: changes of images: crop, flip, cutout, mixup.
+        repeat: epochs that are drawn; those after them take the same batches, changes included, in
+            another order, and what the teacher said of them is kept: it then costs no more. 0: every
+            epoch is drawn anew.
         average: how much of the running average of weights stays in a step, such as 0.999; 0: none.
         unfold: whether BatchNormalization that the exporter folded is put back while training lasts.
         holdout: share of the samples that is not trained on; the weights that do best there are kept.
@@ -57,6 +60,7 @@ class Recipe:
     loss: str | None = None
     clip: float = 1.0
     augment: tuple[str, ...] = ()
+    repeat: int = 0
     average: float = 0.0
     unfold: bool = False
     holdout: float = 0.0
@@ -74,7 +78,7 @@ class Recipe:
         for name in ("epochs", "batch", "rate", "temperature", "clip"):
             if getattr(self, name) <= 0:
                 raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must be above zero")
-        for name in ("warmup", "decay", "features", "patience", "seed"):
+        for name in ("warmup", "decay", "features", "repeat", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must not be negative")
         for name in ("average", "holdout", "label_weight"):

@@ -20,9 +20,9 @@ from torch import Tensor, fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.errors import OnnxPruneError
-from ..core.graph import Array
 from ..core.samples import Progress
 from . import checkpoint
+from .answers import Answers, Teacher
 from .batches import Batch, Batches
 from .checkpoint import State
 from .loss import Loss
@@ -30,7 +30,6 @@ from .processes import Processes
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
-Teacher = Callable[[dict[str, Array]], dict[str, Array]]
 
 
 class DivergedError(OnnxPruneError):
@@ -90,7 +89,7 @@ class Run:
             )
         # channels last: convolutions take a third less time on a CPU, and less on a GPU, too
         module.to(device=processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.module, self.recipe, self.teacher = module, recipe, teacher
+        self.module, self.recipe, self.teacher = module, recipe, Answers(teacher, inputs)
         self.batches, self.loss, self.inputs, self.processes = batches, loss, inputs, processes
         self.optimizer = recipe.optimizer_of(module)
         self.average: AveragedModel | None = None
@@ -230,8 +229,7 @@ class Run:
     def _compared(self, student: Callable[..., object], batch: Batch) -> tuple[Tensor, int]:
         """Return a loss, and how many classes are the teacher's."""
         device = self.processes.device
-        feeds = {name: batch.arrays[name] for name in self.inputs}
-        theirs = {k: torch.from_numpy(v).to(device) for k, v in self.teacher(feeds).items()}
+        theirs = {k: torch.from_numpy(v).to(device) for k, v in self.teacher(batch).items()}
         held = {name: _laid_out(torch.from_numpy(v).to(device)) for name, v in batch.arrays.items()}
         with torch.autocast(device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
             made = student(*(held[name] for name in self.inputs))

@@ -23,6 +23,7 @@ from ..core.stream import Probes, with_probes
 from ..files.store import digest, load, save
 from ..pipeline.samples import Data, open_samples
 from ..providers import provider_named
+from .answers import Teacher
 from .batches import Batches
 from .checkpoint import State
 from .convert import from_onnx
@@ -30,7 +31,7 @@ from .features import Feature, features, with_outputs
 from .loss import Loss
 from .processes import Processes
 from .recipe import Recipe
-from .run import DivergedError, Run, Teacher
+from .run import DivergedError, Run
 from .unfold import refresh_batchnorm, unfold_batchnorm
 from .writeback import written_back
 
