@@ -19,7 +19,7 @@ from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import Instance, instantiate
 from onnxprune.latency.copies import Copy, drawn
 from onnxprune.latency.model import Observed, fitted
-from onnxprune.pipeline import timed
+from onnxprune.pipeline import fit, sweep
 from onnxprune.selection.budget import Budget, Options
 from onnxprune.selection.select import select
 from onnxprune.structure.dependency import analyse
@@ -145,8 +145,8 @@ def with_clock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[int]:
         before, after = map(duration, (original, other))
         return clock(after / before), 7.0
 
-    monkeypatch.setattr(timed, "observed", observed)
-    monkeypatch.setattr(timed, "raced", raced)
+    monkeypatch.setattr(fit, "observed", observed)
+    monkeypatch.setattr(fit, "raced", raced)
     return calls
 
 
@@ -168,7 +168,7 @@ def test_the_aim_moves_until_the_clock_agrees(
     rounds = times["rounds"]
     assert rounds[0]["measured"] > 0.7 * 1.03  # the fit alone would have been too slow
     assert abs(rounds[times["chosen"]]["measured"] / 0.7 - 1) <= 0.03
-    assert calls == [timed.COPIES] + [1] * len(rounds)
+    assert calls == [fit.COPIES] + [1] * len(rounds)
     assert any("asked 70.0%" in note for note in found["notes"])
     assert found["proof"] is not None
 
@@ -187,14 +187,36 @@ def test_a_clock_that_never_agrees_is_said(
     assert any("was not met within 3%" in note for note in found["notes"])
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("options", [(), ("--drop-block", "s0b17")])
+def test_a_sweep_times_its_copies_once(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = with_clock(monkeypatch, lambda ratio: ratio)
+    monkeypatch.setattr(sweep, "_SECONDS", 0.02)
+    onnx.save(bottlenecks((2, 2), (16, 24), 16).model(), "net.onnx")  # with two blocks
+    shape = [d.dim_value for d in SHALLOW.graph().inputs[0].type.tensor_type.shape.dim]
+    np.savez("x.npz", x=np.random.default_rng(0).random((24, *shape[1:]), dtype=np.float32))
+    asked = ["--by", "latency", "--criterion", "l1", "--round-to", "1", "--data", "x.npz"]
+    asked += ["--samples", "16", *options]
+
+    code = main(["prune", "net.onnx", "-o", "out", "--sweep", "0.8,0.6", *asked])
+
+    assert code == 0, capsys.readouterr().err
+    plans = [json.loads(path.read_text()) for path in sorted(Path("out").glob("*.plan.json"))]
+    rounds = sum(len(plan["selection"]["times"]["rounds"]) for plan in plans)
+    assert len(plans) == 2
+    assert calls == [fit.COPIES] + [1] * (rounds + bool(options))
+
+
 def test_in_earnest_on_a_target(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("device.toml").write_text(
         f'shell = ["sh", "-c"]\npython = "{sys.executable}"\nfolder = "{home}/bench"\n'
     )
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
-        patch.setattr(timed, "_SECONDS", 0.1)
-        patch.setattr(timed, "COPIES", 4)
+        patch.setattr(fit, "_SECONDS", 0.1)
+        patch.setattr(fit, "COPIES", 4)
         found = pruned(
             "--latency", "0.9", "--target", "device.toml", "--threads", "1", capsys=capsys
         )

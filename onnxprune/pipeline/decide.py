@@ -27,6 +27,7 @@ from .collect import collect
 from .damage import Damage
 from .deepen import divided, look
 from .depth import remaining
+from .fit import Fit, fit
 from .memory import Memory, content
 from .quality import Quality
 from .ranked import rankings_of
@@ -101,6 +102,7 @@ class Ranked:
         evidence: what the criterion looked at; the repair looks at it too.
         rankings: one per group.
         blocks: that may go, with their scores; None where they are not chosen with channels.
+        time: how long the model takes by its widths; None where time is not the budget.
     """
 
     criterion: tuple[str, Criterion]
@@ -108,25 +110,26 @@ class Ranked:
     evidence: Evidence
     rankings: list[Ranking]
     blocks: tuple[tuple[Block, ...], DepthRound] | None = None
+    time: Fit | None = None
 
 
 def ranked(request: PruneRequest, subject: Subject, clock: Clock) -> Ranked:
-    """Run the calibration and let the criterion rank all units.
+    """Run the calibration and let the criterion rank all units; fit the time where that is the budget.
 
     Raises:
-        OnnxPruneError: if criterion or repair need samples and there are none.
+        OnnxPruneError: if criterion or repair need samples and there are none, or the time cannot be fitted.
     """
     name, criterion = request.scoring
     refuse_without_samples("criterion", name, criterion, subject, "choose l1, l2, fpgm or random")
     repair = request.repairing
     refuse_without_samples("repair", *repair, subject, "choose none")
-    blocks = None
+    blocks, time = None, fit(request, subject, clock) if request.by_time else None
     if request.joint:
         fitted, _ = divided(request, subject.calibration, subject.judges)
         blocks = look(request, subject.analysis, fitted, clock)
     evidence = gathered(request, subject, criterion.needs | repair[1].needs, clock)
     rankings = rank(request, subject, evidence, clock)
-    return Ranked((name, criterion), repair, evidence, rankings, blocks)
+    return Ranked((name, criterion), repair, evidence, rankings, blocks, time)
 
 
 def rank(

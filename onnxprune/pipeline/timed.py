@@ -9,38 +9,25 @@ anew. Blocks that were left out before are missing from the copies; shares are t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from ..core.contracts import SURGERIES
-from ..core.cost import Products
 from ..core.errors import BudgetError
-from ..core.external import INLINE_LIMIT, weight_bytes
-from ..core.graph import Array
-from ..core.runtime import onnxruntime
-from ..files.store import digest
-from ..latency.copies import Copy, Setting, drawn, observed, raced
-from ..latency.model import LatencyModel, fitted
+from ..latency.copies import Copy
 from ..measure.clock import Clock
-from ..proof.example import instance_of
 from ..selection.budget import Budget
 from ..show.report import plain
-from ..timing.target import Target
-from .decide import Decision, Ranked
+from .decide import Decision, Ranked, ranked
+from .fit import measured
 from .joint import choosing
-from .memory import Memory
 from .request import PruneRequest
 from .study import Subject
 
-COPIES = 16  # cut copies that the fit is made from
 _CLOSE = 0.03  # how far the measured time may be from the one asked for
 _SAME = 1e-3  # aims that differ by less choose the same
 _ROUNDS = 3
 _ALMOST_ALL = 0.999  # the largest share of the time that is aimed at
-_SECONDS = 3.0  # for what is written
-_FORMAT = 2  # raise it when what is remembered changes its meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +73,9 @@ def timed(
         BudgetError: if no widths do, or the model is too large to be timed in copies.
         OnnxPruneError: if the target does not run it.
     """
-    if weight_bytes(subject.graph) > INLINE_LIMIT:
-        raise BudgetError("--latency times copies of the model, and this one is too large for that")
-    setting = _setting(request)
-    with clock("time copies"):
-        model = _fitted(request, subject, setting)
-        left = _measured(request, subject, Copy(subject.graph, subject.feeds), setting)
-    whole = model.milliseconds / left
+    known = known or ranked(request, subject, clock)
+    assert known.time is not None  # since time is the budget
+    model, whole = known.time.model, known.time.whole
     latency = model.products.scaled(model.milliseconds)
     subject = dataclasses.replace(subject, cost=subject.cost.with_latency(latency))
     choose = choosing(request, subject, clock, known)
@@ -108,13 +91,13 @@ def timed(
             break
         with clock("time the result"):
             cut = Copy.of(decision.mask, SURGERIES["channels"](decision.mask), subject.feeds)
-            measured = _measured(request, subject, cut, setting)
+            took = measured(request, subject, cut)
         assert decision.remains is not None
         predicted = decision.remains / whole
-        rounds.append(Round(aim, predicted, measured))
+        rounds.append(Round(aim, predicted, took))
         decisions.append(decision)
-        before, aim = aim, min(predicted * wanted / measured, _ALMOST_ALL)
-        if abs(measured / wanted - 1) <= _CLOSE or abs(aim / before - 1) <= _SAME:
+        before, aim = aim, min(predicted * wanted / took, _ALMOST_ALL)
+        if abs(took / wanted - 1) <= _CLOSE or abs(aim / before - 1) <= _SAME:
             break
     best = int(np.argmin([abs(np.log(r.measured / wanted)) for r in rounds]))
     times = Times(wanted, whole, model.error, tuple(rounds), best)
@@ -126,11 +109,6 @@ def timed(
     )
 
 
-def _setting(request: PruneRequest) -> Setting:
-    target = None if request.device is None else Target.read(Path(request.device))
-    return Setting(request.provider, request.threads, target=target)
-
-
 def _share(request: PruneRequest, milliseconds: float) -> float:
     """Return what is asked for as a share of the original's time."""
     assert request.budget is not None
@@ -139,54 +117,6 @@ def _share(request: PruneRequest, milliseconds: float) -> float:
 
 def _asked(request: PruneRequest) -> str:
     return f"--latency {request.latency}"
-
-
-def _fitted(request: PruneRequest, subject: Subject, setting: Setting) -> LatencyModel:
-    """Time cut copies and fit, or remember it."""
-
-    def make() -> dict[str, Array]:
-        masks = drawn(subject.analysis, request.options, COPIES, request.seed)
-        copies, milliseconds = observed(
-            subject.graph, subject.cost, subject.feeds, masks, setting, request.progress
-        )
-        instance = instance_of(subject.analysis.graph, subject.feeds)
-        found = fitted(subject.cost, instance, copies, milliseconds)
-        return {
-            **vars(found.products),
-            "times": np.array([found.milliseconds, found.error]),
-        }  # fmt: skip
-
-    held = _memo(request, subject, make)
-    milliseconds, error = held["times"].tolist()
-    products = Products(held["rows"], held["constants"], held["owners"])
-    return LatencyModel(products, milliseconds, error)
-
-
-def _memo(
-    request: PruneRequest, subject: Subject, make: Callable[[], dict[str, Array]]
-) -> dict[str, Array]:
-    """Remember a fit with --work, by all that decides it."""
-    if request.work is None:
-        return make()
-    device = "" if request.device is None else Path(request.device).read_text()
-    decided_by = {
-        "latency": _FORMAT, "model": digest(subject.path), "provider": request.provider,
-        "threads": request.threads, "device": device, "onnxruntime": onnxruntime().__version__,
-        "inputs": {name: np.shape(array) for name, array in subject.feeds.items()},
-        "options": dataclasses.asdict(request.options), "copies": COPIES, "seed": request.seed,
-        "unlock": str(request.unlocked),
-        "blocks": [block.y for block in subject.depth.blocks] if subject.depth else [],
-    }  # fmt: skip
-    return Memory(Path(request.work), decided_by)("latency", make)
-
-
-def _measured(request: PruneRequest, subject: Subject, cut: Copy, setting: Setting) -> float:
-    """Return the time of a cut model as a share of the original's."""
-    if cut.graph is subject.source:
-        return 1.0
-    longer = dataclasses.replace(setting, seconds=_SECONDS)
-    original = Copy(subject.source, subject.feeds)
-    return raced(original, cut, longer, request.progress)[0]
 
 
 def _notes(request: PruneRequest, times: Times) -> list[str]:
