@@ -1,6 +1,8 @@
-"""How far each group goes: ranked by score lost per cost saved, or all by a common share."""
+"""How far each group goes: ranked by score lost per cost saved, mended by exchanges; or a common share."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,16 @@ from .ledger import Frontier, Ledger
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SLACK = 1 + 1e-9  # rounding of sums of products
+_FEW = 64  # groups: of more, one step is little of the budget, and all pairs take long
+_FURTHER = 3  # steps; with them all small cases are exact (benchmarks/selection_exact.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Exchange:
+    """Steps that lose less by `gain` in the end: groups in turn, and whether they get one back."""
+
+    gain: float
+    moves: tuple[tuple[int, bool], ...]
 
 
 class Descent:
@@ -63,6 +75,68 @@ class Descent:
             self._note(figure, loss[group])
             loss[group] = self._loss(group)
         self.give_back(np.zeros(len(self.lost), np.int64))
+        if len(self.lost) <= _FEW:
+            self.exchange()
+
+    def exchange(self) -> None:
+        """Go up to three steps further in a group where others then get back what is worth more.
+
+        With few groups a step is much of the budget, and the order in which prices fall is not the
+        best: this mends it, until no exchange gains.
+        """
+        groups = range(len(self.lost))
+        while (best := max(map(self._exchanged, groups), key=lambda e: e.gain)).gain > self._least:
+            for group, back in best.moves:
+                self._move(group, back=back)
+            self._note(self.ledger.figure(), -best.gain)
+
+    @property
+    def _least(self) -> float:
+        """The least gain that is more than rounding."""
+        return 1e-12 * max(1.0, self.trail[-1][1])
+
+    def _exchanged(self, group: int) -> _Exchange:
+        """Return the best of what steps further in a group give; the ledger stays as it is."""
+        best, lost, further = _Exchange(0.0, ()), 0.0, 0
+        while further < _FURTHER and self.ledger.can(group) and not self._empties(group):
+            lost += self._loss(group)
+            self._move(group)
+            further += 1
+            won, back = self._given_back(group)
+            if won - lost > best.gain:
+                moves = ((group, False),) * further + tuple((other, True) for other in back)
+                best = _Exchange(won - lost, moves)
+            for other in reversed(back):
+                self._move(other)
+        for _ in range(further):
+            self._move(group, back=True)
+        return best
+
+    def _given_back(self, kept: int) -> tuple[float, list[int]]:
+        """Give back what fits in all groups but one, worth most per cost first; return worth and groups."""
+        won, back, figure = 0.0, list[int](), self.ledger.figure()
+        while True:
+            fits = []
+            for group in range(len(self.lost)):
+                if group != kept and self.ledger.can(group, back=True):
+                    growth = self.ledger.growth(self.ledger.change(group, back=True))
+                    if figure + growth <= self.limit:
+                        worth = self._loss(group, back=True)
+                        fits.append((worth / max(growth, 1e-300), group, growth, worth))
+            if not fits:
+                return won, back
+            _, group, growth, worth = max(fits, key=lambda fit: (fit[0], -fit[1]))
+            self._move(group, back=True)
+            figure, won, back = figure + growth, won + worth, [*back, group]
+
+    def _move(self, group: int, *, back: bool = False) -> None:
+        self.ledger.move(group, self.ledger.change(group, back=back), back=back)
+
+    def _empties(self, group: int) -> bool:
+        """Tell whether a group's next step would leave an axis without positions."""
+        roots = self.ledger.roots
+        change = self.ledger.change(group)[:roots]
+        return bool(((self.ledger.lengths[:roots] <= change) & (change > 0)).any())
 
     def common_share(self, share: float) -> None:
         """Let every axis lose `share` of its channels, as nearly as the allowed widths do.

@@ -3,7 +3,8 @@
 uniform: the least common share of channels that meets the budget, each width the allowed one nearest.
 global: one ranking over all groups by (score lost) / (cost saved) of each group's next step, saved
 on the lengths of that moment. Within a group units go in ascending order of score, ties by lowest
-number. At the end, steps that turn out not to be needed are given back.
+number. Steps that turn out not to be needed are given back; then, while there are few groups, some go
+further where that lets others come back that are worth more.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
 
+from onnxprune.selection import descent
 from onnxprune.selection.budget import Budget, Options
 from onnxprune.selection.grids import Grid
 from onnxprune.selection.select import Selection, check, normalised, select
@@ -80,8 +81,11 @@ def test_nothing_goes_that_could_stay(network: str) -> None:
 
 @each_network
 @pytest.mark.parametrize("option", ["macs", "params"])
-def test_global_ranking_equals_the_plain_algorithm(network: str, option: str) -> None:
+def test_global_ranking_equals_the_plain_algorithm(
+    network: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ledger's running costs against masks costed afresh for every candidate of every step."""
+    monkeypatch.setattr(descent, "_FEW", 0)  # without the exchanges that follow
     cost = cost_of(network)
     scores = normalised(drawn(cost), "mean")
     limit = check(cost, Budget.parse(option, 0.7), Options(round_to=4))
@@ -127,6 +131,34 @@ def test_global_ranking_equals_the_plain_algorithm(network: str, option: str) ->
         best = max(worth, key=lambda g: worth[g])
         level, now = step(level, best, -1), backs[best]
     assert tuple(w[i] for w, i in zip(widths, level, strict=True)) == found.kept
+
+
+@each_network
+def test_no_exchange_of_two_steps_gains(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of masks costed afresh; exchanging loses no more than the ranking alone."""
+    cost, options = cost_of(network), Options(scope="global", round_to=4)
+    scores, budget = drawn(cost), Budget.parse("macs", 0.6)
+    found = select(cost, scores, budget, options, comparable=True)
+    widths, limit = allowed_widths(cost.analysis, options), check(cost, budget, options)
+    orders = [np.argsort(s, kind="stable") for s in scores]
+    level = [w.tolist().index(kept) for w, kept in zip(widths, found.kept, strict=True)]
+
+    def judged(levels: list[int]) -> tuple[float, float]:
+        chosen = [o[: w[0] - w[i]] for o, w, i in zip(orders, widths, levels, strict=True)]
+        units = [g.units[c] for g, c in zip(cost.analysis.groups, chosen, strict=True)]
+        mask = cost.analysis.mask(np.concatenate(units))
+        lost = sum(float(s[c].sum()) for s, c in zip(scores, chosen, strict=True))
+        return float(cost.macs(cost.lengths(mask.removed))), lost
+
+    least = judged(level)[1]
+    assert least == pytest.approx(found.trail[-1, 1], rel=1e-9)
+    for further, back in permutations(range(len(level)), 2):
+        if level[further] + 1 < len(widths[further]) and level[back]:
+            other = [n + (i == further) - (i == back) for i, n in enumerate(level)]
+            figure, lost = judged(other)
+            assert figure > limit or lost >= least * (1 - 1e-9)
+    monkeypatch.setattr(descent, "_FEW", 0)
+    assert least <= select(cost, scores, budget, options, comparable=True).trail[-1, 1] + 1e-9
 
 
 @pytest.mark.parametrize("network", sorted(set(ALL) - {"grouped"}))
