@@ -58,7 +58,7 @@ class NodeTime:
         name: after onnxruntime's fusions.
         op: its kernel.
         provider: that ran it.
-        us: microseconds per run, median.
+        us: microseconds per run, lower quartile.
     """
 
     name: str

@@ -77,7 +77,8 @@ class Profiled:
         """Return the name of the node that multiplies, where `node` is what was fused behind it."""
         start = node
         while _name(node) not in self.macs:
-            computed = [made_by[name] for name in node.input if name in made_by]
+            makers = (made_by[name] for name in node.input if name in made_by)
+            computed = [maker for maker in makers if maker.input]  # weights may be Constant nodes
             if len(computed) != 1:
                 return _name(start)
             node = computed[0]

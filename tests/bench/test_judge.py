@@ -89,3 +89,19 @@ def test_kernels_are_summed_by_kind_the_slowest_first() -> None:
     assert by_kind([first, second]) == {
         "ReorderOutput": [9, 0], "FusedConv": [0, 5], "Conv": [3, 0],
     }  # fmt: skip
+
+
+def test_a_kernel_named_by_what_was_fused_behind_it_is_that_of_the_node_that_multiplies() -> None:
+    """Also where weights are made by Constant nodes."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1,1,8,8] x) => (float[1,1,8,8] y) <float[1,1,1,1] w = {1}> {
+            scale = Constant <value_floats = [1.0]> ()
+            a = Conv (x, w)
+            b = BatchNormalization (a, scale, scale, scale, scale)
+            y = Relu (b)
+        }"""
+    )
+    kernel = NodeTime("y_nchwc", "Conv", "CPUExecutionProvider", 3.0)
+    profile = Profiled(Graph.from_model(model), {"a": 1.0}, [kernel])
+    assert [(name, time.us) for name, time in profile.kernels().items()] == [("a", 3.0)]
