@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from onnxprune.passes.criteria import _approximations as approximations
 from onnxprune.passes.criteria import _cuts as cuts
@@ -12,32 +11,9 @@ from onnxprune.passes.criteria import _renyi as renyi
 from onnxprune.passes.criteria._candidates import Screened
 from onnxprune.passes.criteria._ordering import Ordering, ordered
 from onnxprune.passes.criteria._target import Target, above, square
+from tests.kernels import Floats, classes, kernel, log_kernels
 
-Floats = NDArray[np.float64]
 ALPHAS = (0.5, 1, 1.01, 2, 3, 5)
-
-
-def kernel(seed: int, samples: int = 40, dimension: int = 3, width: float = 2.0) -> Floats:
-    values = np.random.default_rng(seed).standard_normal((samples, dimension))
-    found: Floats = renyi.gaussian(renyi.squared_distances(values), width)
-    return found
-
-
-def classes(samples: int, count: int) -> Target:
-    labels = np.arange(samples) % count
-    with np.errstate(divide="ignore"):
-        log = np.log(above(renyi.indicator(labels)))
-    return Target(log, samples, tuple(np.flatnonzero(labels == c) for c in range(count)))
-
-
-def log_kernels(variables: Floats, scale: float = 1.0) -> NDArray[np.float32]:
-    """Variables of shape (C, N, d); median widths, wider by `scale`."""
-    result = []
-    for values in variables:
-        distances = renyi.squared_distances(values)
-        sigma = renyi.median_width(distances) * scale
-        result.append(-above(distances) / (2 * sigma**2))
-    return np.array(result, np.float32)
 
 
 # -- entropies --------------------------------------------------------------------------------------
@@ -157,17 +133,18 @@ def test_the_same_code_runs_on_torch() -> None:
 
 @pytest.mark.parametrize("alpha", [1.01, 2])
 @pytest.mark.parametrize("labels", [True, False])
-def test_the_order_is_the_same_on_torch(alpha: float, labels: bool) -> None:
-    """Estimates, shortlist, exact values and compaction, all on tensors."""
+@pytest.mark.parametrize("shortlist", [3, 0])
+def test_the_order_is_the_same_on_torch(alpha: float, labels: bool, shortlist: int) -> None:
+    """Estimates, shortlist, bounds, exact values and compaction, all on tensors."""
     torch = pytest.importorskip("torch")
     logs = log_kernels(np.random.default_rng(0).standard_normal((12, 40, 2)), 2.5)
     target = classes(40, 4) if labels else Target(logs[0].astype(np.float64), 40)
     base = logs[1].astype(np.float64)
     there = Target(torch.from_numpy(target.log), 40, target.classes)
 
-    ours = ordered(logs, target, base, alpha=alpha, shortlist=3)
+    ours = ordered(logs, target, base, alpha=alpha, shortlist=shortlist)
     theirs = ordered(
-        torch.from_numpy(logs), there, torch.from_numpy(base), alpha=alpha, shortlist=3
+        torch.from_numpy(logs), there, torch.from_numpy(base), alpha=alpha, shortlist=shortlist
     )
 
     assert ours.order.tolist() == theirs.order.tolist()
@@ -219,61 +196,6 @@ def test_the_shortlist_finds_what_all_candidates_would(seed: int) -> None:
     assert ordered(logs, classes(60, 4)).order.tolist() == exact.order.tolist()
     few = ordered(logs, classes(60, 4), shortlist=4)
     np.testing.assert_allclose(few.joint, exact.joint, atol=1e-3)
-
-
-@pytest.mark.parametrize("alpha", [1, 1.01, 5])
-def test_no_entropy_is_above_a_tangent(alpha: float) -> None:
-    """It is met where it touches, also by a matrix of low rank; and is near nearby."""
-    touched, near = kernel(7), kernel(7, width=2.1)
-    for at in (touched, np.ones((40, 40)), renyi.indicator(np.arange(40) % 4)):
-        constant, slope = renyi.tangent(at, alpha)
-
-        def bound(gram: Floats, c: float = constant, g: Floats = slope) -> float:
-            return float(renyi.ceiling(np.float64(c + (g * gram).sum()), alpha))
-
-        assert bound(at) == pytest.approx(float(renyi.entropy(at, alpha)), abs=1e-6)
-        for gram in (touched, near, kernel(8), kernel(9, width=0.5), np.eye(40), np.ones((40, 40))):
-            assert bound(gram) >= float(renyi.entropy(gram, alpha)) - 1e-6
-    constant, slope = renyi.tangent(touched, alpha)
-    gap = float(renyi.ceiling(np.float64(constant + (slope * near).sum()), alpha))
-    assert gap - float(renyi.entropy(near, alpha)) < 0.02
-
-
-@pytest.mark.parametrize("alpha", [1, 1.01, 1.5])
-@pytest.mark.parametrize("labels", [True, False])
-def test_bounds_prove_what_trying_all_finds(
-    alpha: float, labels: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same order and values from a part of the entropies of whole matrices."""
-    rng = np.random.default_rng(3)
-    centres = rng.standard_normal((16, 4, 64)) * np.linspace(0, 1, 16)[:, None, None]
-    logs = log_kernels(centres[:, np.arange(60) % 4] + rng.standard_normal((16, 60, 64)), 4.0)
-    target = (
-        classes(60, 4) if labels else Target(log_kernels(centres[-1:, np.arange(60) % 4])[0], 60)
-    )
-    target.entropy(alpha)
-    taken, state, order, joint = Screened(logs, target, alpha, 0), np.zeros(logs.shape[1]), [], []
-    for _ in range(16):
-        best = taken.best(state)
-        order.append(-best.before)
-        joint.append(best.information)
-        taken.close(-best.before)
-        state += logs[-best.before]
-    whole: list[float] = []
-    real = renyi.entropy
-
-    def counted(gram: Floats, order: float) -> Floats:
-        whole.append(order)
-        return np.asarray(real(gram, order))
-
-    monkeypatch.setattr(renyi, "entropy", counted)
-
-    found = ordered(logs, target, alpha=alpha, shortlist=0)
-
-    assert found.order.tolist() == order
-    np.testing.assert_allclose(found.joint, joint, atol=1e-10)
-    candidates = 16 * 17 // 2
-    assert len(whole) < (0.6 if labels else 1.6) * candidates
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -66,7 +66,7 @@ def ordered(
     state = xp.zeros(logs.shape[-1], dtype=xp.float64, device=device(logs))
     state = state if base is None else state + base
     candidates: Candidates = Screened(logs, target, alpha, shortlist)
-    if shortlist == 0 and alpha >= 1 and alpha not in {2, 3} and target.estimate is exact:
+    if shortlist == 0 and 1 <= alpha < 2 and target.estimate is exact:
         candidates = Proven(logs, target, alpha)
     steps = []
     for _ in range(logs.shape[0]):

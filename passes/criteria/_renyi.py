@@ -43,10 +43,9 @@ def squared_distances(values: Xp) -> Xp:
     xp = array_namespace(values)
     centred = values - xp.mean(values, axis=-2, keepdims=True)  # less cancels
     products = centred @ xp.matrix_transpose(centred)
-    norms = xp.sum(centred * centred, axis=-1)
+    norms = xp.linalg.diagonal(products)  # of the same rounding: n + n - 2 n is zero
     distances = norms[..., :, None] + norms[..., None, :] - 2 * products
-    off = 1 - xp.eye(values.shape[-2], dtype=values.dtype)
-    return xp.where(distances > 0, distances, 0 * distances) * off
+    return xp.clip(distances, 0, None)
 
 
 def silverman(samples: int, dimension: int, factor: float = 5.0) -> float:
@@ -132,33 +131,68 @@ def of_blocks(blocks: Sequence[Xp], alpha: float) -> Xp:
     return of_spectrum(xp.concat([xp.linalg.eigvalsh(b) for b in blocks], axis=-1), alpha)
 
 
-def tangent(gram: Xp, alpha: float) -> tuple[float, Xp]:
-    """Return c and G, such that no S_a(K) is above `ceiling(c + <G, K>, alpha)`; met at `gram`.
+def tangent(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -> tuple[float, Xp]:
+    """Return c and G, such that c + <G, K> is the tangent of tr f(K / N) at `gram`, and never above it.
 
-    Of A = K / N and M = `gram` / N, as x^a is convex (Klein's inequality),
+    f(x) is x^a, at a = 1 x ln x, from which S_a follows. As f is convex (Klein's inequality),
 
-        tr A^a >= (1 - a) tr M^a + a tr M^(a - 1) A,      S_1(A) <= tr M - 1 - tr A ln M.
+        tr f(A) >= tr f(M) + tr f'(M) (A - M),      A = K / N,  M = `gram` / N.
 
     Args:
         gram: unit diagonal.
         alpha: order of the entropy, at least 1.
+        classes: as of `entropy_in_classes`: the tangent of tr f(K o K_y / N); G is zero between them.
     """
     xp = array_namespace(gram)
-    count = gram.shape[-1]
-    values, vectors = _eigen(gram / count)
-    if alpha == 1:
-        constant, rates = float(xp.sum(values)) - 1, -xp.log(values)
-    else:
-        constant, rates = (1 - alpha) * float(xp.sum(values**alpha)), alpha * values ** (alpha - 1)
-    return constant, (vectors * rates) @ xp.matrix_transpose(vectors) / count
+    constant, slope = 0.0, xp.zeros_like(gram)
+    blocks: list[Any] = [(rows[:, None], rows[None, :]) for rows in classes]
+    for block in blocks or [...]:
+        values, vectors = _eigen(gram[block] / gram.shape[-1])
+        if alpha == 1:
+            heights, rates = values * xp.log(values), xp.log(values) + 1
+        else:
+            heights, rates = values**alpha, alpha * values ** (alpha - 1)
+        constant += float(xp.sum(heights - values * rates))
+        slope[block] = (vectors * rates) @ xp.matrix_transpose(vectors) / gram.shape[-1]
+    return constant, slope
 
 
-def ceiling(trace: Xp, alpha: float) -> Xp:
-    """Return the entropy of a value of `tangent`; ln of what is not positive is very large."""
+def added(
+    gram: Xp, labels: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()
+) -> tuple[float, Xp]:
+    """Return c and G, such that tr f(K / N) - tr f(K o K_y / N) is never below c + <G, K>.
+
+    f as of `tangent`; c + <G, K> is the tangent of the difference at `gram`. The error of the tangent
+    of tr f at M, B(A, M) = tr f(A) - tr f(M) - tr f'(M) (A - M), does not grow under maps that keep
+    trace and identity, as the product with K_y does: for a = 1 it is the relative entropy. Else B
+    integrates its second derivative, of which the inverse in an eigenbasis is, but for a constant,
+
+        (x - y) / (x^s - y^s) = 1/s integral_0^1 m_u^(1 - s) du,   m_u = (u x^s + (1 - u) y^s)^(1/s),
+
+    s = a - 1: powers up to one of power means, which are operator means for s up to one. So it is
+    monotone (Petz, Monotone metrics on matrix spaces, 1996), and so is B.
+
+    Args:
+        gram: M, unit diagonal.
+        labels: K_y, unit diagonal.
+        alpha: order of the entropy, from 1 to 2.
+        classes: as of `entropy_in_classes`, if K_y is of classes.
+    """
+    own, slope = tangent(gram, alpha)
+    joint, more = tangent(gram * labels, alpha, classes)
+    return own - joint, slope - more * labels
+
+
+def most(trace: Xp, joint: float, alpha: float) -> Xp:
+    """Return what S(Z) - S(Y, Z) is not above, given a value of `added` and S(Y, Z) or less.
+
+    It is not above zero, and falls as S(Y, Z) grows.
+    """
     xp = array_namespace(trace)
+    trace = xp.clip(trace, 0, None)
     if alpha == 1:
-        return trace
-    return xp.log(xp.where(trace > _TINY, trace, 0 * trace + _TINY)) / (1 - alpha)
+        return -trace
+    return -xp.log1p(trace * float(np.exp((alpha - 1) * joint))) / (alpha - 1)
 
 
 def slope(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -> Xp:

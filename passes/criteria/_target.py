@@ -64,8 +64,9 @@ class Target:
 
 def above(matrix: Xp) -> Xp:
     """Return what is above the diagonal: (..., N, N) -> (..., T)."""
-    rows, columns = renyi.pairs(matrix.shape[-1])
-    return matrix[..., rows, columns]
+    xp, count = array_namespace(matrix), matrix.shape[-1]
+    flat = xp.reshape(matrix, (*matrix.shape[:-2], count * count))
+    return xp.take(flat, xp.asarray(_upper(count), device=device(matrix)), axis=-1)
 
 
 def square(log: Xp, samples: int) -> Xp:
@@ -81,6 +82,13 @@ def full(kernel: Xp, samples: int, diagonal: float = 1.0) -> Xp:
     places = xp.asarray(_places(samples), device=device(kernel))
     matrix = xp.take(xp.concat([kernel, last], axis=-1), places, axis=-1)
     return xp.reshape(matrix, (*kernel.shape[:-1], samples, samples))
+
+
+@lru_cache(maxsize=64)
+def _upper(samples: int) -> Ints:
+    """Return where the entries above the diagonal stand in a matrix: (T,)."""
+    rows, columns = renyi.pairs(samples)
+    return rows * samples + columns
 
 
 @lru_cache(maxsize=64)  # of all samples, and of every class
