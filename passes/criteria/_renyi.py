@@ -153,7 +153,7 @@ def tangent(gram: Xp, alpha: float, classes: Sequence[NDArray[np.int64]] = ()) -
         else:
             heights, rates = values**alpha, alpha * values ** (alpha - 1)
         constant += float(xp.sum(heights - values * rates))
-        slope[block] = (vectors * rates) @ xp.matrix_transpose(vectors) / gram.shape[-1]
+        slope[block] = (vectors * (rates / gram.shape[-1])) @ xp.matrix_transpose(vectors)
     return constant, slope
 
 
