@@ -59,7 +59,7 @@ def prediction(path: Path, plans: int, threads: int) -> dict[str, float]:
     instance = instance_of(analysis.graph, feeds)
     cost, setting = CostModel(analysis, instance), Setting(threads=threads)
     copies, ms = observed(graph, cost, feeds, drawn(analysis, STEP, COPIES), setting)
-    model = fitted(cost, instance, copies, ms)
+    model = fitted(cost, instance, copies, ms, STEP.round_to)
     others, _ = observed(graph, cost, feeds, drawn(analysis, STEP, plans, seed=7), setting)
     full = cost.macs(cost.full)
     ours = [abs(model.ratio(o.lengths) / o.ratio - 1) for o in others[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import pytest
 
 from onnxprune.cli import main
 from onnxprune.core.analysis import Analysis, Mask
-from onnxprune.core.cost import CostModel, Floats
+from onnxprune.core.cost import CostModel, Floats, in_blocks
 from onnxprune.core.rules import OP_RULES
 from onnxprune.core.shapes import Instance, instantiate
 from onnxprune.latency.copies import Copy, drawn
@@ -22,6 +23,7 @@ from onnxprune.latency.model import Observed, fitted
 from onnxprune.pipeline import fit, sweep
 from onnxprune.selection.budget import Budget, Options
 from onnxprune.selection.select import select
+from onnxprune.selection.widths import allowed_widths
 from onnxprune.structure.dependency import analyse
 from tests.networks import NETWORKS, bottlenecks
 
@@ -38,9 +40,12 @@ def opened(network: str) -> tuple[CostModel, Instance]:
     return CostModel(analysis, instance), instance
 
 
-def kernels_at(cost: CostModel, instance: Instance, lengths: Floats) -> dict[str, float]:
-    """Kernels that take exactly what the model of the time allows for."""
+def kernels_at(
+    cost: CostModel, instance: Instance, lengths: Floats, step: int = 1
+) -> dict[str, float]:
+    """Kernels that take exactly what the model of the time allows for, some of them in whole steps."""
     kernels = {"ReorderInput": 0.1 + 1e-4 * cost.macs(lengths)}
+    lengths = in_blocks(lengths, step)
     macs = cost.macs_by_node(lengths)
     for number, node in enumerate(cost.analysis.graph.nodes):
         name, out = node.name or node.output[0], node.output[0]
@@ -51,11 +56,13 @@ def kernels_at(cost: CostModel, instance: Instance, lengths: Floats) -> dict[str
     return kernels
 
 
-def planted(cost: CostModel, instance: Instance, masks: Sequence[Mask]) -> list[Observed]:
+def planted(
+    cost: CostModel, instance: Instance, masks: Sequence[Mask], step: int = 1
+) -> list[Observed]:
     """Copies whose kernels take just that."""
     found = []
     for lengths in [cost.lengths(), *(cost.lengths(mask.removed) for mask in masks)]:
-        kernels = kernels_at(cost, instance, lengths)
+        kernels = kernels_at(cost, instance, lengths, step)
         found.append(Observed(lengths, sum(kernels.values()), kernels))
     whole = found[0].ratio
     return [
@@ -73,6 +80,37 @@ def test_the_fit_finds_what_was_planted(network: str) -> None:
     assert model.milliseconds == 7.0
     for other in planted(cost, instance, drawn(cost.analysis, FINE, 20, seed=3)):
         assert model.ratio(other.lengths) == pytest.approx(other.ratio, rel=1e-5)
+
+
+@networks
+def test_the_fit_finds_which_kernels_compute_whole_steps(network: str) -> None:
+    cost, instance = opened(network)
+    copies = planted(cost, instance, drawn(cost.analysis, FINE, 40), step=4)
+    smooth, model = (fitted(cost, instance, copies, 7.0, step) for step in (1, 4))
+
+    assert model.error < 1e-6 < 1e-3 < smooth.error
+    for other in planted(cost, instance, drawn(cost.analysis, FINE, 20, seed=3), step=4):
+        assert model.ratio(other.lengths) == pytest.approx(other.ratio, rel=1e-5)
+
+
+@networks
+def test_a_budget_in_time_is_met_where_single_steps_save_nothing(network: str) -> None:
+    cost, _ = opened(network)
+    macs = cost.products("macs")
+    blocks = dataclasses.replace(macs, blocks=np.full(len(macs.constants), 4.0))
+    cost = cost.with_latency(blocks.scaled(1 / blocks.sum(cost.full)))
+    scores = [np.random.default_rng(0).random(len(g)) for g in cost.analysis.groups]
+    floors = [g.units[: len(g) - int(w[-1])] for g, w in zip(
+        cost.analysis.groups, allowed_widths(cost.analysis, FINE), strict=True
+    )]  # fmt: skip
+    low = cost.figure("latency", cost.lengths(cost.analysis.mask(np.concatenate(floors)).removed))
+
+    for limit in (0.95, (1 + low) / 2, low + 1e-6):
+        for comparable in (True, False):  # ranked, or a common share
+            budget = Budget("latency", limit, relative=False, asked="")
+            found = select(cost, scores, budget, FINE, comparable=comparable)
+            mask = cost.analysis.mask(found.units)
+            assert cost.figure("latency", cost.lengths(mask.removed)) <= limit + 1e-9
 
 
 @networks

@@ -24,6 +24,7 @@ Weighed = Literal["macs", "params", "size", "latency"]  # latency: where it was 
 # rows of the lengths, a constant, and whose it is: a node, or a weight counted on behind the nodes
 Term = tuple[list[int], float, int]
 NOBODY = -1  # what stays whichever blocks go
+_ALL = slice(None)
 
 
 class CostModel:
@@ -112,15 +113,9 @@ class CostModel:
         """Return a figure at these lengths; None: uncut."""
         return self._figures[name].sum(self.full if lengths is None else lengths)
 
-    def products(self, figure: Weighed) -> tuple[Ints, Floats]:
-        """Return a figure as a sum of products of lengths.
-
-        Returns:
-            rows: int64, shape (T, d), into `lengths`; padded with its trailing 1.
-            constants: float64, shape (T,), so that figure = sum_t constants[t] * prod lengths[rows[t]].
-        """
-        products = self._figures[figure]
-        return products.rows, products.constants
+    def products(self, figure: Weighed) -> Products:
+        """Return a figure as a sum of products of lengths."""
+        return self._figures[figure]
 
     def lengths(self, removed: Bools | None = None) -> Floats:
         """Return kept lengths per root (and a trailing 1), for a mask over positions."""
@@ -143,12 +138,6 @@ class CostModel:
             result[node] = result.get(node, 0.0) + float(value)
         return result
 
-    @property
-    def mac_nodes(self) -> list[int]:
-        """The node of each product of `products("macs")`."""
-        found: list[int] = self._figures["macs"].owners.tolist()
-        return found
-
     def params(self, lengths: Floats) -> float:
         """Number of parameters: elements of floating-point or quantised weights, ties once."""
         return self._figures["params"].sum(lengths)
@@ -166,39 +155,54 @@ class Products:
         rows: int64, shape (T, d), into the lengths; padded with their trailing 1.
         constants: float64, shape (T,).
         owners: int64, shape (T,): whose each product is.
+        blocks: float64, shape (T,): lengths above 1 count in whole blocks of so many; None: as they are.
     """
 
     rows: Ints
     constants: Floats
     owners: Ints
+    blocks: Floats | None = None
 
     @classmethod
-    def of(cls, terms: Sequence[Term], ones: int) -> Products:
+    def of(cls, terms: Sequence[Term], ones: int, blocks: Floats | None = None) -> Products:
         """Pad the rows with the one that is always 1."""
         depth = max((len(rows) for rows, _, _ in terms), default=0)
         table = np.full((len(terms), depth), ones, np.int64)
         for i, (rows, _, _) in enumerate(terms):
             table[i, : len(rows)] = rows
         constants = np.array([constant for _, constant, _ in terms], np.float64)
-        return cls(table, constants, np.array([owner for *_, owner in terms], np.int64))
+        return cls(table, constants, np.array([owner for *_, owner in terms], np.int64), blocks)
 
     def without(self, gone: set[int]) -> Products:
         """Leave out the products of some owners."""
         stays = ~np.isin(self.owners, np.array(sorted(gone), np.int64))
-        return Products(self.rows[stays], self.constants[stays], self.owners[stays])
+        blocks = None if self.blocks is None else self.blocks[stays]
+        return Products(self.rows[stays], self.constants[stays], self.owners[stays], blocks)
 
     def scaled(self, factor: float) -> Products:
         """Multiply with a number."""
         return dataclasses.replace(self, constants=factor * self.constants)
 
-    def each(self, lengths: Floats) -> Floats:
-        """Return every product: float64, shape (T,)."""
-        product: Floats = lengths[self.rows].prod(axis=1) * self.constants
+    def each(self, lengths: Floats, which: Ints | slice = _ALL) -> Floats:
+        """Return products, all or some by number: float64, shape (T,)."""
+        return self.multiplied(lengths[self.rows[which]], which)
+
+    def multiplied(self, factors: Floats, which: Ints | slice = _ALL) -> Floats:
+        """Return products of given factors, shape (T, d), in place of lengths."""
+        if self.blocks is not None:
+            factors = in_blocks(factors, self.blocks[which, None])
+        product: Floats = factors.prod(axis=1) * self.constants[which]
         return product
 
     def sum(self, lengths: Floats) -> float:
         """Return the figure."""
         return float(self.each(lengths).sum())
+
+
+def in_blocks(lengths: Floats, block: Floats | float) -> Floats:
+    """Round lengths up to whole blocks; a length of 1 stays."""
+    whole: Floats = np.where(lengths > 1, np.ceil(lengths / block) * block, lengths)
+    return whole
 
 
 def is_parameter(graph: Graph, tensor: str) -> bool:

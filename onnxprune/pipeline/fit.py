@@ -25,7 +25,7 @@ from .study import Subject
 
 COPIES = 16  # cut copies that the fit is made from
 _SECONDS = 3.0  # for what is written
-_FORMAT = 2  # raise it when what is remembered changes its meaning
+_FORMAT = 3  # raise it when what is remembered changes its meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,8 @@ def _fitted(request: PruneRequest, subject: Subject) -> LatencyModel:
             subject.graph, subject.cost, subject.feeds, masks, setting, request.progress
         )
         instance = instance_of(subject.analysis.graph, subject.feeds)
-        found = fitted(subject.cost, instance, copies, milliseconds)
+        step = request.options.round_to
+        found = fitted(subject.cost, instance, copies, milliseconds, step)
         return {
             **vars(found.products),
             "times": np.array([found.milliseconds, found.error]),
@@ -87,7 +88,7 @@ def _fitted(request: PruneRequest, subject: Subject) -> LatencyModel:
 
     held = _memo(request, subject, make)
     milliseconds, error = held["times"].tolist()
-    products = Products(held["rows"], held["constants"], held["owners"])
+    products = Products(held["rows"], held["constants"], held["owners"], held["blocks"])
     return LatencyModel(products, milliseconds, error)
 
 

@@ -181,7 +181,8 @@ class Descent:
         while groups := [g for g in groups if ledger.level[g] > least_level[g]]:
             changes = {g: ledger.change(g, back=True) for g in groups}
             growth = {g: ledger.growth(change) for g, change in changes.items()}
-            # a step only grows dearer as others come back: what does not fit now never will
+            # a step only grows dearer as others come back (but for blocks): what does not fit now
+            # never will
             groups = [g for g in groups if figure + growth[g] <= self.limit]
             if not groups:
                 return
@@ -193,13 +194,14 @@ class Descent:
 
 
 def _cheapest(loss: Floats, saving: Floats, need: float) -> int | None:
-    """Return the group whose next step loses least per cost saved; None if no step saves any.
+    """Return the group whose next step loses least per cost saved; None if there is no step.
 
-    When that step suffices, the one that loses least among all that suffice.
+    When that step suffices, the one that loses least among all that suffice. Where no step saves
+    any, as within a block, the one that loses least: those behind it may.
     """
     useful = (saving > 0) & np.isfinite(loss)
     if not useful.any():
-        return None
+        return int(loss.argmin()) if np.isfinite(loss).any() else None
     price = np.divide(loss, saving, out=np.full(len(loss), np.inf), where=useful)
     best = int(price.argmin())
     if saving[best] < need:

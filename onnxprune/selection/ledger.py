@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from ..core.cost import CostModel
+from ..core.cost import NOBODY, CostModel, Products
 from .budget import Figure
 from .widths import listed
 
@@ -30,7 +30,7 @@ class Ledger:
         given: int64, shape (G,): levels above which no group comes back: what the user listed goes.
         lengths: float64, shape (R + 1 + G,): kept positions per axis root, 1, kept units per group.
         cover: int64, shape (P,): how many removed units own each position.
-        rows, constants: the figure is sum_t constants[t] * prod lengths[rows[t]].
+        products: the figure, as their sum.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class Ledger:
         ]
         goes = listed(cost.analysis)
         self._listed = np.array([going is not None for going in goes], np.bool_)
-        self.rows, self.constants = self._units() if figure == "units" else cost.products(figure)
+        self.products = self._units() if figure == "units" else cost.products(figure)
 
-    def _units(self) -> tuple[Ints, Floats]:
+    def _units(self) -> Products:
         """Count the units of the groups that may lose any, as one product per group."""
         rows = self.roots + 1 + np.arange(len(self.widths), dtype=np.int64)
         open_groups = np.array([len(w) > 1 for w in self.widths], np.bool_) & ~self._listed
-        return rows[:, None], open_groups.astype(np.float64)
+        owners = np.full(len(rows), NOBODY)
+        return Products(rows[:, None], open_groups.astype(np.float64), owners)
 
     def begin(self) -> None:
         """Remove what the user listed; from here on it does not come back."""
@@ -75,7 +76,7 @@ class Ledger:
 
     def figure(self) -> float:
         """Return the figure of what remains."""
-        return float(self.constants @ self.lengths[self.rows].prod(axis=1))
+        return self.products.sum(self.lengths)
 
     def can(self, group: int, *, back: bool = False) -> bool:
         """Tell whether a group has a next step, or one to give back."""
@@ -111,10 +112,11 @@ class Ledger:
 
     def growth(self, change: Floats) -> float:
         """Return by how much the figure grows when the lengths do by `change`."""
-        touched = (change[self.rows] > 0).any(axis=1)
-        rows, constants = self.rows[touched], self.constants[touched]
-        now = self.lengths[rows]
-        return float(constants @ ((now + change[rows]).prod(axis=1) - now.prod(axis=1)))
+        each, touched = (
+            self.products.each,
+            np.flatnonzero((change[self.products.rows] > 0).any(axis=1)),
+        )
+        return float((each(self.lengths + change, touched) - each(self.lengths, touched)).sum())
 
     def set(self, level: Ints) -> None:
         """Go to given levels; steps that would empty an axis are given back, last group first."""
@@ -158,7 +160,9 @@ class Frontier:
         for group, cells in enumerate(ledger.cells):
             owns[group, ledger.row_of[cells.ravel()]] = True
             owns[group, ledger.roots + 1 + group] = True
-        moves = owns[:, ledger.rows].any(axis=2)  # (G, T): the group can change the product
+        moves = owns[:, ledger.products.rows].any(
+            axis=2
+        )  # (G, T): the group can change the product
         self._group, self._term = np.nonzero(moves)
         near = np.matmul(moves, moves.T)  # of bools: whether they share a product
         self._near = [np.flatnonzero(row[self._group]) for row in near]
@@ -169,10 +173,11 @@ class Frontier:
     def _renew(self, pairs: Ints) -> None:
         """Recompute the savings from these (group, product) pairs; all pairs of a group or none."""
         groups, terms = self._group[pairs], self._term[pairs]
-        rows = self.ledger.rows[terms]
+        products = self.ledger.products
+        rows = products.rows[terms]
         now = self.ledger.lengths[rows]
         after = now - self.change[groups[:, None], rows]
-        lost = (now.prod(axis=1) - after.prod(axis=1)) * self.ledger.constants[terms]
+        lost = products.multiplied(now, terms) - products.multiplied(after, terms)
         self.saving[groups] = np.bincount(groups, lost, minlength=len(self.saving))[groups]
 
     def blocked(self, group: int) -> bool:

@@ -148,7 +148,8 @@ class _Savings:
 
     def __init__(self, cost: CostModel, figure: Literal["macs", "params"]) -> None:
         self.cost, self.full = cost, cost.lengths()
-        self.rows, self.constants = cost.products(figure)
+        products = cost.products(figure)
+        self.rows, self.constants = products.rows, products.constants
         depth = self.rows.shape[1]
         order = np.argsort(self.rows, axis=None, kind="stable")
         self._terms = order // max(depth, 1)  # of the figure's sum, by the length that they hold
