@@ -51,6 +51,7 @@ class Batches:
         each: steps an epoch; samples beyond the last whole batch wait for another order.
         steps: of all epochs.
         held: samples that are not trained on.
+        once: samples that the model takes at once: as many as its file says, if that is fixed.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Batches:
         count = min(max(1, recipe.batch // self._chunk), len(self._trained))
         self.size, self.each = count * self._chunk, len(self._trained) // count
         self.steps, self.held = recipe.epochs * self.each, aside * self._chunk
+        self.once = samples.batch or self.size
         self._images = images(recipe.augment, samples.read(0, self._chunk), inputs)
 
     def train(self, step: int) -> Batch:
@@ -100,19 +102,19 @@ class Batches:
 
     def judge(self) -> Iterator[Batch]:
         """Yield the samples that were held out, unchanged."""
-        count = self.size // self._chunk
+        count = self.once // self._chunk
         for start in range(0, len(self._held), count):
             arrays = self._read(self._held[start : start + count])
             rows = np.arange(len(next(iter(arrays.values()))))
             yield self._with_truth(arrays, rows, 1.0, (_HELD, start))
 
-    def typical(self, count: int = 1) -> Iterator[Batch]:
-        """Yield so many samples that are trained on, in whole batches, unchanged, always the same.
+    def typical(self, count: int) -> Iterator[Batch]:
+        """Yield so many samples that are trained on, as the model takes them, unchanged, always the same.
 
         They come from all over the data, which may be in order of its classes.
         """
-        each = self.size // self._chunk
-        number = min(-(-count // self.size), len(self._trained) // each)
+        each = self.once // self._chunk
+        number = min(-(-count // self.once), len(self._trained) // each)
         places = np.linspace(0, len(self._trained) - 1, number * each).astype(np.int64)
         for first in range(number):
             yield Batch(self._read(self._trained[places[first::number]]))

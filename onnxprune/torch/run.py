@@ -212,7 +212,7 @@ class Run:
         torch.manual_seed(
             (self.recipe.seed * self.batches.steps + step) * 1024 + self.processes.rank
         )
-        total, size = 0.0, -(-len(batch) // self.memory.parts)
+        total, size = 0.0, min(-(-len(batch) // self.memory.parts), self.batches.once)
         for start in range(0, len(batch), size):
             part = batch.part(slice(start, start + size))
             last = start + size >= len(batch)

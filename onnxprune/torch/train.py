@@ -18,7 +18,7 @@ from ..core.errors import DataError, OnnxPruneError
 from ..core.graph import Array, Graph
 from ..core.named import importable_here, named_function
 from ..core.runtime import Session
-from ..core.samples import Progress, Samples, silent
+from ..core.samples import Progress, Samples, concatenate, silent
 from ..core.stream import Probes, with_probes
 from ..files.store import digest, load, save
 from ..pipeline.samples import Data, open_samples
@@ -178,27 +178,30 @@ def _prepared(
     inputs = [value.name for value in graph.inputs]
     outputs = [value.name for value in graph.outputs]
     batches = Batches(samples, recipe, inputs, labels)
-    typical = next(batches.typical()).arrays
 
-    def some() -> Iterator[list[Tensor]]:
-        for batch in batches.typical(_STATISTICS):
-            yield [from_numpy(batch.arrays[name]) for name in inputs]
+    def some(count: int = _STATISTICS) -> Iterator[dict[str, Array]]:
+        for batch in batches.typical(count):
+            yield {name: batch.arrays[name] for name in inputs}
 
-    module = refresh_batchnorm(from_onnx(graph), some())
+    def tensors() -> Iterator[list[Tensor]]:
+        for feeds in some():
+            yield [from_numpy(array) for array in feeds.values()]
+
+    module = refresh_batchnorm(from_onnx(graph), tensors())
     if recipe.unfold:
-        module = unfold_batchnorm(module, some())
+        module = unfold_batchnorm(module, tensors())
     ends = [] if plan is None else features(graph, original, plan)
     module = with_outputs(module, [end.name for end in ends])
     teach = _teacher(original, outputs, ends, provider)
-    feeds = {name: typical[name] for name in inputs}
-    taught = teach(feeds)
-    _check_shapes(module, feeds, taught)
+    taught = [teach(feeds) for feeds in some(batches.size)]
+    _check_shapes(module, next(some(batches.size)), taught[0])
     own = None
     if recipe.loss is not None:
         with importable_here():
             own = named_function(recipe.loss, "--loss")
     names = [end.name for end in ends]
-    loss = Loss(recipe, outputs, names, taught, labelled=labels is not None, own=own)
+    whole = concatenate(taught)
+    loss = Loss(recipe, outputs, names, whole, labelled=labels is not None, own=own)
     return Run(module, recipe, teach, batches, loss, inputs, processes)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnxprune import cli
 from onnxprune.core.errors import OnnxPruneError
@@ -49,6 +51,32 @@ def test_learns_what_the_teacher_says(
     assert done.losses[-1] < done.losses[0] / 2
     assert (done.agreement is None) == (not recipe.holdout)
     assert done.agreement is None or done.agreement > 0.7
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_file_of_a_fixed_batch_is_trained_alike(size: int, tmp_path: Path) -> None:
+    """As many samples at once as it takes; steps of as many as asked for."""
+    found = []
+    for fixed in (False, True):
+        home = tmp_path / str(fixed)
+        home.mkdir()
+        prepare(home, ratio=0.0)
+        for name in ("teacher", "student") if fixed else ():
+            made = onnx.load(home / f"{name}.onnx")
+            for value in (*made.graph.input, *made.graph.output):
+                value.type.tensor_type.shape.dim[0].dim_value = size
+            onnx.save(made, home / f"{name}.onnx")
+        recipe = dataclasses.replace(RECIPE, holdout=0.2)
+        done = train(home, "trained.onnx", recipe=recipe, labels="y")
+        weights = onnx.load(home / "trained.onnx").graph.initializer
+        found.append((done, {w.name: numpy_helper.to_array(w) for w in weights}))
+
+    (free, expected), (bound, values) = found
+    assert (bound.steps, bound.parts) == (free.steps, 1)
+    if size == 1:  # samples are drawn one by one in both
+        assert bound.agreement == free.agreement
+        for name, value in values.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_an_average_is_what_the_formula_says(folder: Path) -> None:
