@@ -39,6 +39,7 @@ from onnxprune.core.runtime import Session
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5)
 METHODS = ("magnitude", "wanda", "sparsegpt")
+MPRUNER = "mpruner:tau=90"  # at its default of 98 none of these blocks is alike enough
 HELD_OUT = 128  # sentences beside those to calibrate on, to compare with the original
 
 
@@ -83,10 +84,11 @@ def ways() -> Iterator[tuple[str, dict[str, Any]]]:
     for score in ("cosine", "output", "cka", "branch", "random"):
         for count in (2, 4, 6):
             yield f"blocks: {score} {count}", {"depth": score, "blocks": count}
-    yield "blocks: mpruner", {"depth": "mpruner"}
-    for count in (1, 2, 3):
-        options = {"depth": "cosine", "blocks": count, "macs": 0.5}
-        yield f"half: cosine {count}, reconstruction, sequential", options
+    yield "blocks: mpruner, tau 90", {"depth": MPRUNER}
+    for count in (2, 4):
+        options = {"depth": "cka", "blocks": count, "macs": 0.5}
+        yield f"half: cka {count}, reconstruction, sequential", options
+    yield "half: cka, as many as lose least", {"depth": "cka", "macs": 0.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Bench:
         path = self.home / "shallow.onnx"
         if not path.is_file():
             data = self.data(self.samples + HELD_OUT)
-            prune(self.network, path, data=data, samples=self.samples, depth="mpruner")
+            prune(self.network, path, data=data, samples=self.samples, depth=MPRUNER)
         return path
 
     def zeros(self, name: str, network: Path, method: str, sparsity: float) -> Row:
