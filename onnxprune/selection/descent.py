@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,32 +103,17 @@ class Descent:
             lost += self._loss(group)
             self._move(group)
             further += 1
-            won, back = self._given_back(group)
+            least = np.where(np.arange(len(self.lost)) == group, self.ledger.level, 0)
+            back = list(self._coming_back(least))
+            won = sum(worth for _, worth, _ in back)
             if won - lost > best.gain:
-                moves = ((group, False),) * further + tuple((other, True) for other in back)
+                moves = ((group, False),) * further + tuple((other, True) for other, _, _ in back)
                 best = _Exchange(won - lost, moves)
-            for other in reversed(back):
+            for other, _, _ in reversed(back):
                 self._move(other)
         for _ in range(further):
             self._move(group, back=True)
         return best
-
-    def _given_back(self, kept: int) -> tuple[float, list[int]]:
-        """Give back what fits in all groups but one, worth most per cost first; return worth and groups."""
-        won, back, figure = 0.0, list[int](), self.ledger.figure()
-        while True:
-            fits = []
-            for group in range(len(self.lost)):
-                if group != kept and self.ledger.can(group, back=True):
-                    growth = self.ledger.growth(self.ledger.change(group, back=True))
-                    if figure + growth <= self.limit:
-                        worth = self._loss(group, back=True)
-                        fits.append((worth / max(growth, 1e-300), group, growth, worth))
-            if not fits:
-                return won, back
-            _, group, growth, worth = max(fits, key=lambda fit: (fit[0], -fit[1]))
-            self._move(group, back=True)
-            figure, won, back = figure + growth, won + worth, [*back, group]
 
     def _move(self, group: int, *, back: bool = False) -> None:
         self.ledger.move(group, self.ledger.change(group, back=back), back=back)
@@ -175,6 +161,11 @@ class Descent:
 
         No group goes below `least_level`, its index into the allowed widths.
         """
+        for _, worth, figure in self._coming_back(least_level):
+            self._note(figure, -worth)
+
+    def _coming_back(self, least_level: Ints) -> Iterator[tuple[int, float, float]]:
+        """Take steps back one by one; yield the group, what it is worth, and the figure with it."""
         ledger, figure = self.ledger, self.ledger.figure()
         groups = list(range(len(least_level)))
         least_level = np.maximum(least_level, ledger.given)
@@ -186,11 +177,12 @@ class Descent:
             groups = [g for g in groups if figure + growth[g] <= self.limit]
             if not groups:
                 return
-            worth = [self._loss(g, back=True) / max(growth[g], 1e-300) for g in groups]
-            best = groups[int(np.argmax(worth))]
-            figure += growth[best]
-            self._note(figure, -self._loss(best, back=True))
-            ledger.move(best, changes[best], back=True)
+            worth = [self._loss(g, back=True) for g in groups]
+            price = [w / max(growth[g], 1e-300) for g, w in zip(groups, worth, strict=True)]
+            best = int(np.argmax(price))
+            figure += growth[groups[best]]
+            ledger.move(groups[best], changes[groups[best]], back=True)
+            yield groups[best], worth[best], figure
 
 
 def _cheapest(loss: Floats, saving: Floats, need: float) -> int | None:
