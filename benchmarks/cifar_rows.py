@@ -17,7 +17,9 @@ from onnxprune.core.runtime import Session
 from onnxprune.measure import latency
 from onnxprune.models.export import Exporter
 from onnxprune.pipeline.collect import collect
+from onnxprune.pipeline.damage import Damage
 from onnxprune.proof.example import instance_of
+from onnxprune.providers import provider_named
 from onnxprune.structure.dependency import analyse
 
 CALIBRATION, TEST = 512, 10_000
@@ -103,8 +105,10 @@ class Net:
         samples = dataclasses.replace(calibration.samples(value.name), batch=fixed)
         cost = CostModel(analysis, instance_of(analysis.graph, samples.read(0, 1)))
         needs = needs or frozenset().union(*(c.needs for c in CRITERIA.values()))
-        statistics = collect(analysis, samples, needs, progress=progress)
-        return cls(name, path, analysis, cost, Evidence(analysis, statistics), samples, test)
+        evidence = Evidence(analysis, collect(analysis, samples, needs, progress=progress))
+        damage = Damage(evidence, samples, provider_named("cpu"))
+        evidence = dataclasses.replace(evidence, damage=damage)
+        return cls(name, path, analysis, cost, evidence, samples, test)
 
     def accuracy(self, model: ModelProto | Path) -> float:
         """Return the share of test images classified right, %."""

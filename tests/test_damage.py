@@ -9,6 +9,7 @@ import pytest
 
 from onnxprune.core.contracts import REPAIRS, Evidence, RepairTask, Samples
 from onnxprune.core.runtime import Session
+from onnxprune.core.stats import SecondMoments
 from onnxprune.discover import discover
 from onnxprune.passes.criteria.reconstruction import Reconstruction
 from onnxprune.passes.surgery.channels import remove_channels
@@ -84,15 +85,50 @@ def test_what_nobody_reads_does_no_damage_and_scores_next_to_nothing() -> None:
     assert (np.argsort(measured[read]) == np.argsort(local[read])).all()
 
 
-def test_scores_of_the_cheaper_half_sum_up_to_its_damage() -> None:
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_scores_of_the_cheaper_part_sum_up_to_its_damage(share: float) -> None:
     found, samples = evidence()
     damage = Damage(found, samples, "CPUExecutionProvider")
     aware = dataclasses.replace(found, damage=damage)
 
     for group, ranking in zip(found.analysis.groups, Reconstruction().rank(aware), strict=True):
-        half = np.argsort(ranking.scores, kind="stable")[: len(group) // 2]
-        expected = damage(np.sort(group.units[half]))
-        assert ranking.scores[half].sum() == pytest.approx(expected, rel=1e-3, abs=2e-6)
+        part = np.argsort(ranking.scores, kind="stable")[: int(share * len(group))]
+        expected = damage(np.sort(group.units[part]))
+        assert ranking.scores[part].sum() == pytest.approx(expected, rel=1e-2, abs=4e-6)
+
+
+def test_ridge_of_few_rows_is_nearer_to_the_truth() -> None:
+    width = 80
+    scales = np.linspace(0.2, 3, width)
+    x = RNG.standard_normal((40, width)) * scales
+    seen = SecondMoments(40, x.mean(0)[None], np.cov(x.T, bias=True)[None])
+
+    (ridge,) = seen.ridge(1e-3)
+    mean = np.trace(seen.covariance[0]) / width
+    shrunk = (seen.covariance[0] + ridge * mean * np.eye(width)) / (1 + ridge)
+
+    truth = np.diag(scales**2)
+    assert ridge > 0.3
+    assert np.linalg.norm(shrunk - truth) < 0.7 * np.linalg.norm(seen.covariance[0] - truth)
+    assert seen.ridge(2.0) == 2.0  # never below what is asked
+    assert dataclasses.replace(seen, rows=2 * width).ridge(1e-3) == 1e-3
+
+
+def test_fewer_rows_than_columns_do_not_make_units_free() -> None:
+    """A local loss without a ridge by rows would say that nothing is lost until 16 units are left."""
+    found, _ = evidence()
+    (wide,) = (g for g in found.analysis.groups if g.readers[0].linear.weight == "w2")
+    second = dict(found.required().second)
+    node = wide.readers[0].linear.node
+    few = RNG.standard_normal((8, 16))
+    second[node] = SecondMoments(8, few.mean(0)[None], np.cov(few.T, bias=True)[None])
+    statistics = dataclasses.replace(found.required(), second=second)
+
+    scores = Reconstruction(measured=False).score(
+        wide, dataclasses.replace(found, statistics=statistics)
+    )
+
+    assert scores.min() > 0.02 * scores.max()
 
 
 def test_all_of_an_axis_is_not_measured() -> None:

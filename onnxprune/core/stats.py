@@ -59,6 +59,31 @@ class SecondMoments:
     mean: Floats
     covariance: Floats
 
+    def ridge(self, least: float) -> Floats:
+        """Return how much ridge a fit needs, as a share of the mean variance, shape (G,).
+
+        A fit to fewer rows than columns has no error, whatever is left to fit with; one to twice as
+        many has half of what it will have. There a covariance of which the share r is the identity's,
+        times the mean variance, is nearer to the true one, and that is a ridge of r / (1 - r), at most
+        as strong as the covariance itself.
+
+        Args:
+            least: what it is where there are rows enough.
+
+        Source:
+            r: oracle approximating shrinkage (Chen et al. 2010, arXiv 0907.4698, eq. 23).
+        """
+        width = self.covariance.shape[-1]
+        if self.rows >= 2 * width:
+            return np.full(len(self.covariance), least)
+        trace = np.trace(self.covariance, axis1=1, axis2=2)
+        squares = np.einsum("gpq,gpq->g", self.covariance, self.covariance)
+        above = (1 - 2 / width) * squares + trace**2
+        below = (self.rows + 1 - 2 / width) * (squares - trace**2 / width)
+        share = np.divide(above, below, out=np.zeros_like(trace), where=below > 0).clip(0, 0.5)
+        ridge: Floats = np.maximum(least, share / (1 - share))
+        return ridge
+
 
 @dataclasses.dataclass(frozen=True)
 class Maps:

@@ -13,8 +13,9 @@ group form on second moments (Hassibi & Stork 1993; Luo et al. 2017, arXiv 1707.
 Within a group that ranks. Between groups it does not: an error counts by what the layers behind it
 make of it, which no local loss knows (one dimension of a residual stream may hold nearly all of its
 variance, and say nothing). So it is measured: the cheaper half of each group goes, its readers are
-refitted, and a run over a few samples tells the error D of the outputs; the scores of the group are
-scaled so that those of that half sum up to D.
+refitted, and a run over a few samples tells the error D of the outputs; the scores are scaled so that
+those of that half sum up to D. The same at three quarters: losses of layers rise ever steeper than
+local ones, the more so where few rows stand against many columns and a refit seems to cost nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_ANCHORS = (0.5, 0.75)  # shares of a group at whose removal the damage is measured
 _ROUNDING = 1e-6  # losses that outputs in float32, or units without use, may come to by themselves
 _COMPACT = 0.8  # share of live columns under which the arrays are moved together
 
@@ -95,7 +97,7 @@ class Reconstruction(PerGroup):
     """Marginal loss rise after refitting, in order of elimination.
 
     Attributes:
-        measured: scale the scores of each group by what removing half of it does to the outputs.
+        measured: scale the scores of each group by what removing parts of it does to the outputs.
     """
 
     measured: bool = True
@@ -103,7 +105,7 @@ class Reconstruction(PerGroup):
     needs = frozenset({"moments", "second", "streams"})
     comparable = True
     zero_is_least = True
-    ridge = 1e-3
+    ridge = 1e-3  # where rows abound
     step = 1 / 32  # share of the remaining units that go at once in wide groups
 
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
@@ -114,7 +116,7 @@ class Reconstruction(PerGroup):
         result = []
         for number, (group, ranking) in enumerate(zip(groups, rankings, strict=True)):
             progress("measure", number, len(groups))
-            result.append(Ranking(ranking.scores * _weight(group, ranking.scores, evidence.damage)))
+            result.append(Ranking(_anchored(group, ranking.scores, evidence.damage)))
         return result
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
@@ -181,13 +183,23 @@ class Reconstruction(PerGroup):
         return total
 
 
-def _weight(group: Group, scores: Floats, damage: Callable[[Ints], float | None]) -> float:
-    """Return by what the scores of a group are to be multiplied."""
-    half = np.argsort(scores, kind="stable")[: len(group) // 2]
-    found = damage(np.sort(group.units[half])) if len(half) else None
-    if found is None:
-        return 1.0
-    return (found + _ROUNDING) / (float(scores[half].sum()) + _ROUNDING)
+def _anchored(group: Group, scores: Floats, damage: Callable[[Ints], float | None]) -> Floats:
+    """Return scores that sum up, from the cheapest on, to the damage measured at each anchor.
+
+    Those behind the last anchor are scaled as those before it. None gets less than a cheaper one.
+    """
+    order, result = np.argsort(scores, kind="stable"), scores.copy()
+    start, before, least = 0, 0.0, 0.0
+    for anchor in _ANCHORS:
+        stop = int(len(group) * anchor)
+        found = damage(np.sort(group.units[order[:stop]])) if stop > start else None
+        if found is None:
+            continue
+        rise = max(found - before, 0.0) + _ROUNDING
+        local = float(scores[order[start:stop]].sum()) + _ROUNDING
+        result[order[start:]] = np.maximum(scores[order[start:]] * rise / local, least)
+        start, before, least = stop, found, float(result[order[stop - 1]])
+    return result
 
 
 def _refitted_channels(reader: Reader) -> Ints | None:
@@ -206,12 +218,13 @@ def _refitted_channels(reader: Reader) -> Ints | None:
     return parts[:, 0] if (offsets == offsets[:, :1]).all() else None
 
 
-def _inverse(moments: SecondMoments, ridge: float) -> Floats:
-    """Inverse of S + lambda I per group, lambda = ridge * mean diagonal."""
+def _inverse(moments: SecondMoments, least: float) -> Floats:
+    """Inverse of S + lambda I per group, lambda = ridge * mean diagonal, the ridge by rows."""
     result = np.empty_like(moments.covariance, dtype=np.float64)
+    ridges = moments.ridge(least)
     for group, covariance in enumerate(moments.covariance):
         width = len(covariance)
-        lam = ridge * float(np.trace(covariance)) / width + 1e-12
+        lam = float(ridges[group]) * float(np.trace(covariance)) / width + 1e-12
         factor = cholesky(covariance + lam * np.eye(width), lower=True, overwrite_a=True)
         lower, _ = dpotri(factor, lower=True, overwrite_c=True)
         result[group] = np.tril(lower) + np.tril(lower, -1).T

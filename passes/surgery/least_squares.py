@@ -53,7 +53,8 @@ class LeastSquaresRepair:
         covariance, mean = moments.covariance[block.groups], moments.mean[block.groups]
         cross = full @ covariance[:, :, block.columns]
         kept = covariance[:, block.columns[:, None], block.columns]
-        ridge = np.full(old.shape[:2], RIDGE if task.ridge is None else task.ridge)
+        ridges = moments.ridge(RIDGE)[block.groups] if task.ridge is None else task.ridge
+        ridge = np.broadcast_to(np.reshape(ridges, (-1, 1)), old.shape[:2])
         new = refit(kept, cross, old, ridge, rounding(mean[:, block.columns]))
         shift = np.einsum("gqp,gp->gq", full, mean) - np.einsum(
             "gqp,gp->gq", new, mean[:, block.columns]
