@@ -42,7 +42,8 @@ class Recipe:
             costs no more. 0: every epoch is drawn anew.
         average: how much of the running average of weights stays in a step, such as 0.999; 0: none.
         unfold: whether BatchNormalization that the exporter folded is put back while training lasts.
-        holdout: share of the samples that is not trained on; the weights that do best there are kept.
+        holdout: share of the samples that is not trained on; the weights that do best there are kept,
+            those before training among them.
         patience: epochs without progress on these after which training ends; 0: it goes on.
         precision: that the student computes in; its weights stay float32.
         compile: whether `torch.compile` makes kernels first (minutes, worth it on a GPU).

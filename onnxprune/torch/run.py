@@ -119,6 +119,8 @@ class Run:
             DivergedError: if the loss or its gradient is no number.
         """
         means, losses, written = [], [], time.perf_counter()
+        if self.memory.step == 0:
+            self._judge()  # what training has to be better than
         for step in range(self.memory.step, self.batches.steps):
             if self.recipe.patience and self.memory.since >= self.recipe.patience:
                 log.info("no progress on held-out samples for %d epochs: done", self.memory.since)

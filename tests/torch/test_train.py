@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,17 @@ def test_stops_where_held_out_samples_gain_nothing(folder: Path) -> None:
     assert done.steps < 50 * 5
     assert again.resumed == again.steps == done.steps
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+
+
+def test_what_training_only_harms_stays_as_it_was(folder: Path) -> None:
+    shutil.copy(folder / "teacher.onnx", folder / "student.onnx")
+
+    done = train(folder, "a.onnx", recipe=dataclasses.replace(RECIPE, rate=50.0, holdout=0.2))
+
+    x = np.load(folder / "data.npz")["x"]
+    np.testing.assert_array_equal(run(folder / "a.onnx", x), run(folder / "teacher.onnx", x))
+    assert done.agreement == 1.0
+    assert done.losses[-1] > 1.0  # it did harm
 
 
 def test_a_loss_of_the_users_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
