@@ -71,8 +71,9 @@ def main() -> None:
         begun = time.perf_counter()
         assert start(folder, "whole", asked.epochs).wait() == 0
         whole = time.perf_counter() - begun
+        longest = 1.5 * whole / asked.kills  # all of them together rarely take a whole run
         for kill in range(asked.kills):
-            running, delay = start(folder, "killed", asked.epochs), draw.uniform(0, whole / 2)
+            running, delay = start(folder, "killed", asked.epochs), draw.uniform(0, longest)
             time.sleep(delay)
             running.kill()
             assert running.wait() == -9, "it ended before it was killed: give more --epochs"
