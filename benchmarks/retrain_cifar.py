@@ -34,7 +34,7 @@ from onnxprune.torch import Recipe, retrain
 
 PARTS = tuple(f"train_{i}" for i in range(1, 6))
 SPEEDUP, CALIBRATION = 2.1, 2048  # half of the images calibrate, half are held out
-RECIPE = Recipe(epochs=4, augment=("crop", "flip"))
+RECIPE = Recipe(epochs=6, features=1.0, augment=("crop", "flip", "mixup"))
 
 
 class Clock:
