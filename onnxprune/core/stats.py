@@ -63,9 +63,9 @@ class SecondMoments:
         """Return how much ridge a fit needs, as a share of the mean variance, shape (G,).
 
         A fit to fewer rows than columns has no error, whatever is left to fit with; one to twice as
-        many shows a quarter of the error it will have. There a covariance of which the share r is the identity's,
-        times the mean variance, is nearer to the true one, and that is a ridge of r / (1 - r), at most
-        as strong as the covariance itself.
+        many shows a quarter of the error it will have. There a covariance of which the share r is the
+        identity's, times the mean variance, is nearer to the true one, and that is a ridge of
+        r / (1 - r), at most as strong as the covariance itself.
 
         Args:
             least: what it is where there are rows enough.
