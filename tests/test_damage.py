@@ -94,7 +94,7 @@ def test_scores_of_the_cheaper_part_sum_up_to_its_damage(share: float) -> None:
     for group, ranking in zip(found.analysis.groups, Reconstruction().rank(aware), strict=True):
         part = np.argsort(ranking.scores, kind="stable")[: int(share * len(group))]
         expected = damage(np.sort(group.units[part]))
-        assert ranking.scores[part].sum() == pytest.approx(expected, rel=1e-2, abs=4e-6)
+        assert ranking.scores[part].sum() == pytest.approx(expected, rel=1e-3, abs=4e-6)
 
 
 def test_ridge_of_few_rows_is_nearer_to_the_truth() -> None:
@@ -115,7 +115,7 @@ def test_ridge_of_few_rows_is_nearer_to_the_truth() -> None:
 
 
 def test_fewer_rows_than_columns_do_not_make_units_free() -> None:
-    """A local loss without a ridge by rows would say that nothing is lost until 16 units are left."""
+    """Eight rows of sixteen columns: without a ridge by rows most units would cost nothing."""
     found, _ = evidence()
     (wide,) = (g for g in found.analysis.groups if g.readers[0].linear.weight == "w2")
     second = dict(found.required().second)
