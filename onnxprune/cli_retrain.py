@@ -110,6 +110,13 @@ TeacherProvider = Annotated[
 Precision = Annotated[
     str, typer.Option(help="float32, or bfloat16 where possible.", rich_help_panel=_MACHINE)
 ]
+TaughtBy = Annotated[
+    str,
+    typer.Option(
+        help="What runs the teacher: onnxruntime, or pytorch on --device in --precision.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile first: minutes, for GPUs.", rich_help_panel=_MACHINE),
@@ -144,6 +151,7 @@ def retrain(
     device: Device = "auto",
     provider: TeacherProvider = "cpu",
     precision: Precision = "float32",
+    taught_by: TaughtBy = "onnxruntime",
     compile: Compile = False,
     seed: opt.Seed = 0,
     work: opt.Work = None,
@@ -164,7 +172,7 @@ def retrain(
         decay=decay, clip=clip, augment=tuple(augment.split(",")) if augment else (), repeat=repeat,
         average=average, unfold=unfold, holdout=holdout, patience=patience, temperature=temperature,
         label_weight=label_weight, features=features, loss=loss, precision=precision,  # type: ignore[arg-type]
-        compile=compile, seed=seed,
+        taught_by=taught_by, compile=compile, seed=seed,  # type: ignore[arg-type]
     )  # fmt: skip
     is_main = int(os.environ.get("RANK", "0")) == 0
     with Screen(as_json=json and is_main, quiet=quiet or not is_main, verbose=verbose) as screen:

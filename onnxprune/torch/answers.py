@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from ..core.graph import Array
 from .batches import Batch
 
-Teacher = Callable[[dict[str, Array]], dict[str, Array]]  # arrays of a batch by name, both ways
+# answers, on the student's device, to the arrays of a batch, both by name
+Teacher = Callable[[dict[str, Array]], dict[str, Tensor]]
 _ROOM = 1 << 30  # bytes; logits of 50,000 images and ten classes take 2 MB
 
 
@@ -23,9 +26,9 @@ class Answers:
             room: bytes that answers may take.
         """
         self._teacher, self._inputs, self._room = teacher, inputs, room
-        self._kept: dict[tuple[int, ...], dict[str, Array]] = {}
+        self._kept: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
-    def __call__(self, batch: Batch) -> dict[str, Array]:
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch; nobody may write into it."""
         if batch.again in self._kept:
             return self._kept[batch.again]

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import fx
+from torch import Tensor, from_numpy, fx
 
 from ..core.analysis import Ints, Mask
 from ..core.contracts import SURGERIES
 from ..core.errors import OnnxPruneError
-from ..core.graph import Array, Graph
+from ..core.graph import Graph
 from ..discover import discover
 from ..plan.file import read_plan
 from ..plan.reapply import depth_of, mask_of
@@ -37,10 +37,10 @@ class Feature:
     name: str
     kept: dict[int, Ints]
 
-    def of(self, value: Array) -> Array:
+    def of(self, value: Tensor) -> Tensor:
         """Return what the student should have, of what the teacher has."""
         for axis, positions in self.kept.items():
-            value = np.take(value, positions, axis)
+            value = value.index_select(axis, from_numpy(positions).to(value.device))
         return value
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import DataError, OnnxPruneError
-from ..core.graph import Array
 from .batches import TRUTH
 from .recipe import Recipe
 
@@ -31,7 +30,7 @@ class Loss:
         recipe: Recipe,
         outputs: Sequence[str],
         features: Sequence[str],
-        typical: Mapping[str, Array],
+        typical: Mapping[str, Tensor],
         *,
         labelled: bool,
         own: Own | None,
@@ -52,10 +51,12 @@ class Loss:
         self.recipe, self.outputs, self.features = recipe, list(outputs), list(features)
         self.names = self.outputs + self.features
         self.own, self.labelled = own, labelled and own is None
-        self.floats = [name for name in outputs if typical[name].dtype.kind == "f"]
+        self.floats = [name for name in outputs if typical[name].is_floating_point()]
         self.classes = [n for n in self.floats if typical[n].ndim == 2 and typical[n].shape[1] > 1]
         compared = [*self.floats, *features]
-        self.scales = {name: max(float(typical[name].var()), _LEAST) for name in compared}
+        self.scales = {
+            name: max(float(typical[name].var(correction=0)), _LEAST) for name in compared
+        }
         if not self.floats:
             raise OnnxPruneError(f"no output is of floats: {self.outputs} cannot be taught")
         if self.labelled and not self.classes:

@@ -15,6 +15,7 @@ from .augment import MIXUP, check
 
 Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["float32", "bfloat16"]
+Taught = Literal["onnxruntime", "pytorch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Recipe:
             those before training among them.
         patience: epochs without progress on these after which training ends; 0: it goes on.
         precision: that the student computes in; its weights stay float32.
+        taught_by: what runs the teacher. PyTorch runs it on the student's device in the same precision,
+            which bfloat16 makes faster; onnxruntime runs it as the file says.
         compile: whether `torch.compile` makes kernels first (minutes, worth it on a GPU).
         seed: of the order of samples, of changes, and of Dropout.
     """
@@ -68,6 +71,7 @@ class Recipe:
     holdout: float = 0.0
     patience: int = 0
     precision: Precision = "float32"
+    taught_by: Taught = "onnxruntime"
     compile: bool = False
     seed: int = 0
 
@@ -87,10 +91,12 @@ class Recipe:
             if not 0 <= getattr(self, name) <= 1:
                 option = name.replace("_", "-")
                 raise OnnxPruneError(f"--{option} is {getattr(self, name)}: expected 0 to 1")
-        for name, known in (("optimizer", Optimizer), ("precision", Precision)):
+        for name, known in (
+            ("optimizer", Optimizer), ("precision", Precision), ("taught_by", Taught),
+        ):  # fmt: skip
             if getattr(self, name) not in get_args(known):
-                expected = " or ".join(get_args(known))
-                raise OnnxPruneError(f"--{name} is '{getattr(self, name)}': expected {expected}")
+                option, expected = name.replace("_", "-"), " or ".join(get_args(known))
+                raise OnnxPruneError(f"--{option} is '{getattr(self, name)}': expected {expected}")
         if self.patience and not self.holdout:
             raise OnnxPruneError("--patience needs samples to judge by: give --holdout 0.05, too")
         if self.loss and MIXUP in self.augment:

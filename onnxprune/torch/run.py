@@ -28,6 +28,7 @@ from .checkpoint import State
 from .loss import Loss
 from .processes import Processes
 from .recipe import Recipe
+from .teachers import laid_out
 
 log = logging.getLogger(__name__)
 
@@ -231,8 +232,8 @@ class Run:
     def _compared(self, student: Callable[..., object], batch: Batch) -> tuple[Tensor, int]:
         """Return a loss, and how many classes are the teacher's."""
         device = self.processes.device
-        theirs = {k: torch.from_numpy(v).to(device) for k, v in self.teacher(batch).items()}
-        held = {name: _laid_out(torch.from_numpy(v).to(device)) for name, v in batch.arrays.items()}
+        theirs = self.teacher(batch)
+        held = {name: laid_out(torch.from_numpy(v).to(device)) for name, v in batch.arrays.items()}
         with torch.autocast(device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
             made = student(*(held[name] for name in self.inputs))
         found = [made] if isinstance(made, Tensor) else list(made)  # type: ignore[call-overload]
@@ -262,11 +263,6 @@ class Run:
             self.memory.best, self.memory.since = mean, 0
             self.best = {name: value.cpu().clone() for name, value in student.state_dict().items()}
             self.memory.agreement = same / self.batches.held if self.loss.classes else math.nan
-
-
-def _laid_out(x: Tensor) -> Tensor:
-    """Return images with their channels last in memory, all else as it is."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _is_memory(error: RuntimeError) -> bool:

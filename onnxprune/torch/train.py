@@ -8,30 +8,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, from_numpy, fx, no_grad
+from torch import Tensor, cat, from_numpy, fx, no_grad
 
 from ..core.errors import DataError, OnnxPruneError
 from ..core.graph import Array, Graph
 from ..core.named import importable_here, named_function
-from ..core.runtime import Session
-from ..core.samples import Progress, Samples, concatenate, silent
-from ..core.stream import Probes, with_probes
+from ..core.samples import Progress, Samples, silent
 from ..files.store import digest, load, save
 from ..pipeline.samples import Data, open_samples
 from ..providers import provider_named
-from .answers import Teacher
 from .batches import Batches
 from .checkpoint import State
 from .convert import from_onnx
-from .features import Feature, features, with_outputs
+from .features import features, with_outputs
 from .loss import Loss
 from .processes import Processes
 from .recipe import Recipe
 from .run import DivergedError, Run
+from .teachers import by_onnxruntime, by_pytorch
 from .unfold import refresh_batchnorm, unfold_batchnorm
 from .writeback import written_back
 
@@ -192,7 +190,11 @@ def _prepared(
         module = unfold_batchnorm(module, tensors())
     ends = [] if plan is None else features(graph, original, plan)
     module = with_outputs(module, [end.name for end in ends])
-    teach = _teacher(original, outputs, ends, provider)
+    device = processes.device
+    if recipe.taught_by == "pytorch":
+        teach = by_pytorch(original, outputs, ends, device, mixed=recipe.precision == "bfloat16")
+    else:
+        teach = by_onnxruntime(original, outputs, ends, provider, device)
     taught = [teach(feeds) for feeds in some(batches.size)]
     _check_shapes(module, next(some(batches.size)), taught[0])
     own = None
@@ -200,28 +202,13 @@ def _prepared(
         with importable_here():
             own = named_function(recipe.loss, "--loss")
     names = [end.name for end in ends]
-    whole = concatenate(taught)
+    whole = {name: cat([part[name] for part in taught]) for name in taught[0]}
     loss = Loss(recipe, outputs, names, whole, labelled=labels is not None, own=own)
     return Run(module, recipe, teach, batches, loss, inputs, processes)
 
 
-def _teacher(
-    original: Graph, outputs: Sequence[str], ends: Sequence[Feature], provider: str
-) -> Teacher:
-    """Return what computes the original's outputs, then features, in the student's order and shape."""
-    wider = with_probes(original, [Probes(tuple(end.name for end in ends))])
-    session = Session(wider, provider=provider)
-    kept = {end.name: end for end in ends}
-
-    def teach(feeds: dict[str, Array]) -> dict[str, Array]:
-        found = session.run(feeds, [*outputs, *kept])
-        return found | {name: end.of(found[name]) for name, end in kept.items()}
-
-    return teach
-
-
 def _check_shapes(
-    module: fx.GraphModule, feeds: dict[str, Array], taught: Mapping[str, Array]
+    module: fx.GraphModule, feeds: dict[str, Array], taught: Mapping[str, Tensor]
 ) -> None:
     """Refuse a teacher whose outputs have other shapes.
 

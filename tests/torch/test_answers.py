@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from onnxprune.core.samples import Samples
 from onnxprune.torch import Recipe
@@ -20,6 +21,7 @@ from .retraining import RECIPE, prepare, train
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
 Arrays = dict[str, npt.NDArray[Any]]
+Tensors = dict[str, torch.Tensor]
 
 
 def drawn(**settings: Any) -> Batches:
@@ -56,10 +58,10 @@ class Counting:
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(self, feeds: Arrays) -> Arrays:
+    def __call__(self, feeds: Arrays) -> Tensors:
         self.asked += 1
         assert list(feeds) == ["x"]
-        return {"y": feeds["x"].sum((1, 2, 3))}
+        return {"y": torch.from_numpy(feeds["x"].sum((1, 2, 3)))}
 
 
 @pytest.mark.parametrize(("room", "asked"), [(1 << 20, 10), (4 * 8 * 3, 10 + 4 * 5 - 6), (0, 30)])

@@ -103,7 +103,7 @@ def test_mixed_images_have_two_labels() -> None:
     assert np.array_equal(truth[:, 0], own)
     assert not np.array_equal(truth[:, 1], own)
     scores = np.random.default_rng(3).standard_normal((64, 5)).astype(np.float32)
-    loss = Loss(recipe, ["s"], [], {"s": scores}, labelled=True, own=None)
+    loss = Loss(recipe, ["s"], [], {"s": torch.from_numpy(scores)}, labelled=True, own=None)
     held = {name: torch.from_numpy(value) for name, value in batch.arrays.items()}
     found = loss([torch.from_numpy(scores)], {"s": torch.from_numpy(scores)}, held, batch.share)
     logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))

@@ -32,6 +32,8 @@ def folder(tmp_path: Path) -> Path:
         ("y", {"optimizer": "adamw"}),
         (None, {"average": 0.9}),
         (None, {"precision": "bfloat16"}),
+        (None, {"precision": "bfloat16", "taught_by": "pytorch"}),
+        ("y", {"taught_by": "pytorch", "holdout": 0.2}),
         (None, {"holdout": 0.2}),
     ],
     ids=str,

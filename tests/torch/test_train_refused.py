@@ -39,6 +39,7 @@ def refused(folder: Path, message: str, **options: Any) -> None:
         ({"holdout": 2.0}, "--holdout is 2.0: expected 0 to 1"),
         ({"label_weight": 1.5}, "--label-weight is 1.5: expected 0 to 1"),
         ({"precision": "float8"}, "--precision is 'float8': expected float32 or bfloat16"),
+        ({"taught_by": "tf"}, "--taught-by is 'tf': expected onnxruntime or pytorch"),
         ({"patience": 2}, "--patience needs samples to judge by: give --holdout"),
         ({"loss": "a:b", "augment": ("mixup",)}, "--augment mixup mixes labels"),
         ({"augment": ("blur",)}, "--augment 'blur' is unknown"),

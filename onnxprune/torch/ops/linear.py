@@ -11,6 +11,10 @@ from torch import Tensor
 from ..operators import Ints, Learned, torch_op
 from .windows import around, same_pads, spans, windows
 
+# by rank: mixed precision knows these, and takes `torch.convolution` for none of its operators
+_CONV = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
 
 @torch_op("Conv", ignores=("kernel_shape",))
 def conv(
@@ -26,10 +30,10 @@ def conv(
 ) -> Tensor:
     """y[n,o] = sum_i x[n,i] * w[o,i] + b[o] over windows of any number of spatial axes."""
     by = windows(x, w.shape[2:], auto_pad, dilations, pads, strides)
-    before, none = by.before, [0] * (x.ndim - 2)
+    before = by.before
     if before != by.after:
-        x, before = F.pad(x, around(before, by.after)), none
-    return torch.convolution(x, w, b, by.strides, before, by.dilations, False, none, group)
+        x, before = F.pad(x, around(before, by.after)), [0] * len(before)
+    return _CONV[x.ndim - 3](x, w, b, by.strides, before, by.dilations, group)
 
 
 @torch_op("ConvTranspose", ignores=("kernel_shape",))
@@ -61,7 +65,7 @@ def conv_transpose(
         before, after = _cut(full, extra, wanted[-rank:], auto_pad)
     else:
         before, after = same_pads(full, full, strides, auto_pad, pads)
-    y = torch.convolution(x, w, None, strides, [0] * rank, dilations, True, [0] * rank, group)
+    y = _TRANSPOSED[rank - 1](x, w, None, strides, 0, 0, group, dilations)
     ends = [e - a for e, a in zip(extra, after, strict=True)]
     if any(before) or any(ends):
         y = F.pad(y, around([-n for n in before], ends))
