@@ -34,7 +34,10 @@ from onnxprune.torch import Recipe, retrain
 
 PARTS = tuple(f"train_{i}" for i in range(1, 6))
 SPEEDUP, CALIBRATION = 2.1, 2048  # half of the images calibrate, half are held out
-RECIPE = Recipe(epochs=6, features=1.0, augment=("crop", "flip", "mixup"))
+RECIPE = Recipe(
+    epochs=5, optimizer="foof", rate=0.2, features=1000.0, augment=("crop", "flip"),
+    precision="bfloat16", taught_by="pytorch",
+)  # fmt: skip
 
 
 class Clock:

@@ -21,7 +21,11 @@ Teacher = Annotated[Path, typer.Option(help="The original, with the same inputs 
 Trained = Annotated[Path, typer.Option("--output", "-o", help="Where to.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the samples.", rich_help_panel=_STEPS)]
 Batch = Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=_STEPS)]
-Optimizer = Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_STEPS)]
+Optimizer = Annotated[str, typer.Option(help="sgd, adamw or foof.", rich_help_panel=_STEPS)]
+Damping = Annotated[
+    float,
+    typer.Option(help="Of foof, in means of what it inverts.", rich_help_panel=_STEPS),
+]
 Rate = Annotated[
     float,
     typer.Option(help="Learning rate, which falls along a cosine.", rich_help_panel=_STEPS),
@@ -133,6 +137,7 @@ def retrain(
     epochs: Epochs = 5,
     batch: Batch = 128,
     optimizer: Optimizer = "sgd",
+    damping: Damping = 1.0,
     rate: Rate = 0.01,
     warmup: Warmup = 0.05,
     decay: Decay = 5e-4,
@@ -169,10 +174,10 @@ def retrain(
 
     recipe = Recipe(
         epochs=epochs, batch=batch, optimizer=optimizer, rate=rate, warmup=warmup,  # type: ignore[arg-type]
-        decay=decay, clip=clip, augment=tuple(augment.split(",")) if augment else (), repeat=repeat,
-        average=average, unfold=unfold, holdout=holdout, patience=patience, temperature=temperature,
-        label_weight=label_weight, features=features, loss=loss, precision=precision,  # type: ignore[arg-type]
-        taught_by=taught_by, compile=compile, seed=seed,  # type: ignore[arg-type]
+        damping=damping, decay=decay, clip=clip, augment=tuple(augment.split(",")) if augment else (),
+        repeat=repeat, average=average, unfold=unfold, holdout=holdout, patience=patience,
+        temperature=temperature, label_weight=label_weight, features=features, loss=loss,
+        precision=precision, taught_by=taught_by, compile=compile, seed=seed,  # type: ignore[arg-type]
     )  # fmt: skip
     is_main = int(os.environ.get("RANK", "0")) == 0
     with Screen(as_json=json and is_main, quiet=quiet or not is_main, verbose=verbose) as screen:

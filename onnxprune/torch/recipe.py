@@ -13,7 +13,7 @@ from torch import nn
 from ..core.errors import OnnxPruneError
 from .augment import MIXUP, check
 
-Optimizer = Literal["sgd", "adamw"]
+Optimizer = Literal["sgd", "adamw", "foof"]
 Precision = Literal["float32", "bfloat16"]
 Taught = Literal["onnxruntime", "pytorch"]
 
@@ -25,7 +25,9 @@ class Recipe:
     Attributes:
         epochs: passes over the samples.
         batch: samples a step.
-        optimizer: SGD with Nesterov momentum 0.9, or AdamW.
+        optimizer: SGD with Nesterov momentum 0.9, AdamW, or SGD whose gradients are freed of what each
+            layer's inputs have in common (`foof.py`): far fewer steps where features are compared.
+        damping: of the latter, in mean second moments of a layer's inputs.
         rate: of learning, after the warm-up; falls to zero along a cosine.
         warmup: share of the steps in which the rate rises from zero.
         decay: of weights; not of biases, norms and other vectors.
@@ -56,6 +58,7 @@ class Recipe:
     epochs: int = 5
     batch: int = 128
     optimizer: Optimizer = "sgd"
+    damping: float = 1.0
     rate: float = 0.01
     warmup: float = 0.05
     decay: float = 5e-4
@@ -81,7 +84,7 @@ class Recipe:
         Raises:
             OnnxPruneError: in one line.
         """
-        for name in ("epochs", "batch", "rate", "temperature", "clip"):
+        for name in ("epochs", "batch", "damping", "rate", "temperature", "clip"):
             if getattr(self, name) <= 0:
                 raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must be above zero")
         for name in ("warmup", "decay", "features", "repeat", "patience", "seed"):

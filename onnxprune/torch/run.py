@@ -25,12 +25,14 @@ from . import checkpoint
 from .answers import Answers, Teacher
 from .batches import Batch, Batches
 from .checkpoint import State
+from .foof import Foof
 from .loss import Loss
 from .processes import Processes
 from .recipe import Recipe
 from .teachers import laid_out
 
 log = logging.getLogger(__name__)
+_RENEWED = 200  # steps after which moments of inputs are taken anew
 
 
 class DivergedError(OnnxPruneError):
@@ -93,6 +95,7 @@ class Run:
         self.module, self.recipe, self.teacher = module, recipe, Answers(teacher, inputs)
         self.batches, self.loss, self.inputs, self.processes = batches, loss, inputs, processes
         self.optimizer = recipe.optimizer_of(module)
+        self.foof = Foof(module, recipe.damping) if recipe.optimizer == "foof" else None
         self.average: AveragedModel | None = None
         if recipe.average:
             decay = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
@@ -110,6 +113,11 @@ class Run:
             self.memory, self.best = Memory.of(found), checkpoint.take("best", state)
             self.module.load_state_dict(checkpoint.take("module", state))
             checkpoint.to_optimizer(self.optimizer, checkpoint.take("optimizer", state))
+            if self.foof is not None:
+                held = checkpoint.take("foof", state)
+                self.foof.held = {
+                    name: value.to(self.processes.device) for name, value in held.items()
+                }
             if self.average is not None:
                 self.average.load_state_dict(checkpoint.take("average", state))
 
@@ -163,6 +171,8 @@ class Run:
             state = checkpoint.put("module", self.module.state_dict())
             state |= checkpoint.put("optimizer", checkpoint.of_optimizer(self.optimizer))
             state |= checkpoint.put("best", self.best)
+            if self.foof is not None:
+                state |= checkpoint.put("foof", self.foof.held)
             if self.average is not None:
                 state |= checkpoint.put("average", self.average.state_dict())
             checkpoint.write(self._path, state, {**self._notes, **self.memory.notes()})
@@ -172,6 +182,11 @@ class Run:
         whole = self.batches.train(step)
         batch = whole.part(self.processes.part(len(whole)))
         loss = self._gradients(step, batch)
+        if self.foof is not None:
+            if step % _RENEWED == 0:
+                arrays = [whole.arrays[name][: self.batches.once] for name in self.inputs]
+                self.foof.renew([torch.from_numpy(a).to(self.processes.device) for a in arrays])
+            self.foof.apply()
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             what = "loss" if not math.isfinite(loss) else "gradient"

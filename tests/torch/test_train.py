@@ -203,4 +203,4 @@ def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "10 steps, " in said
     assert "of the held-out samples agree" in said
     assert cli.main([*command, "--optimizer", "lbfgs"]) == 2
-    assert "--optimizer is 'lbfgs': expected sgd or adamw" in capsys.readouterr().err
+    assert "--optimizer is 'lbfgs': expected sgd or adamw or foof" in capsys.readouterr().err
