@@ -7,8 +7,10 @@ Ways: `width`, channels alone; `depth:SCORE`, as few blocks as meet the share; `
 the number of blocks is searched (`prune --macs SHARE --depth SCORE`). All see 512 images of the training
 split without labels, and are repaired by default settings; accuracy is on test images, latency
 onnxruntime's, one thread, one image, in turns with the original. With `--figure latency` shares are of
-the measured time, which needs a quiet machine; there `macs` stands for channels under a budget in MACs,
-narrowed until their measured time is that share, and so for accuracy at equal measured time.
+the measured time, which needs a quiet machine; there three more are narrowed until their measured time is
+that share, and so are there for accuracy at equal measured time: `macs`, channels under a budget in MACs;
+`uniform`, the same share of every group; `onnxsim`, its structured pruning by L2 norms and its
+`apply_pruning_finetune` on the same images.
 `--rows` keeps what was measured, one JSON object a line: run again to go on, in parts of `--most` rows.
 Needs the data that `benchmarks/cifar.py` describes.
 """
@@ -22,24 +24,28 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import onnx
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
 import onnxprune
-from benchmarks import cifar
+from benchmarks import cifar, peers
+from benchmarks.cifar_peers import finetuned
 from onnxprune.show.report import PruneReport
 from onnxprune.timing.run import BenchReport
 
 CALIBRATION, BLOCKS = 512, 25
-ROUNDS = 4  # of narrowing until the time is as asked
+ROUNDS = 6  # of narrowing until the time is as asked
 CLOSE = 0.03
+Made = TypeVar("Made")
 WAYS = "width,depth:cka,joint:cka,joint:branch"
 
 
@@ -74,13 +80,18 @@ def pruned(path: Path, way: str, figure: str, share: float, folder: Path) -> Pru
         "data": {name: given.x}, "samples": CALIBRATION, "overwrite": True, "threads": 0,
     }  # fmt: skip
     kind, _, score = way.partition(":")
-    if figure == "latency":
-        asked["threads"] = 1
     target = folder / "pruned.onnx"
     if kind == "depth":
         return shallow(path, target, score, share, asked)
-    if kind == "macs":
-        return narrowed(path, target, share, asked)
+    if kind in {"macs", "uniform"}:
+        scope = {"scope": "uniform"} if kind == "uniform" else {}
+
+        def prune(macs: float) -> PruneReport:
+            return onnxprune.prune(path, target, macs=macs, **asked, **scope)
+
+        return narrowed(prune, lambda: measured(path, target), share)
+    if figure == "latency":
+        asked["threads"] = 1
     return onnxprune.prune(path, target, depth=score or None, **{figure: share}, **asked)
 
 
@@ -98,16 +109,36 @@ def shallow(
     return onnxprune.prune(path, target, depth=score, blocks=count, **asked)
 
 
-def narrowed(path: Path, target: Path, share: float, asked: dict[str, Any]) -> PruneReport:
-    """Choose by MACs, and fewer or more of them until the time is as asked."""
-    asked, macs = {**asked, "threads": 0}, share
+def narrowed(prune: Callable[[float], Made], clock: Callable[[], float], share: float) -> Made:
+    """Prune to fewer or more of the MACs until the time is as asked."""
+    low, high, macs = 0.0, 1.0, share
     for _ in range(ROUNDS):
-        report = onnxprune.prune(path, target, macs=macs, **asked)
-        found = measured(path, target)
+        made, found = prune(macs), clock()
         if abs(found / share - 1) <= CLOSE:
             break
-        macs = min(macs * share / found, 0.99)
-    return report
+        low, high = (low, macs) if found > share else (macs, high)
+        guess = macs * share / found
+        macs = guess if low < guess < high else (low + high) / 2
+    return made
+
+
+def peer(path: Path, share: float, folder: Path) -> tuple[float, float]:
+    """Let onnxsim prune until the time is as asked; returns the MACs left and the seconds it took."""
+    target, images = folder / "pruned.onnx", cifar.images("train_1", CALIBRATION).x
+    full = onnxprune.inspect(path)
+    (name,) = full.inputs
+    batches = [{name: images[i : i + 64]} for i in range(0, CALIBRATION, 64)]
+    seconds = 0.0
+
+    def prune(kept: float) -> None:
+        nonlocal seconds
+        start = time.process_time()
+        model = onnx.load_from_string(peers.onnxsim_structured(path, 1 - kept))
+        onnx.save(finetuned(path, model, batches), target)
+        seconds += time.process_time() - start
+
+    narrowed(prune, lambda: measured(path, target), share)
+    return onnxprune.inspect(target).macs / full.macs, seconds
 
 
 def measured(path: Path, target: Path) -> float:
@@ -119,17 +150,20 @@ def measured(path: Path, target: Path) -> float:
 
 def row(path: Path, way: str, figure: str, share: float, test: int, folder: Path) -> Row:
     """Prune, evaluate and time."""
-    report = pruned(path, way, figure, share, folder)
+    if way == "onnxsim":
+        macs, seconds = peer(path, share, folder)
+        blocks = 0
+    else:
+        report = pruned(path, way, figure, share, folder)
+        macs = report.figures["macs"].after / report.figures["macs"].before
+        blocks, seconds = len(report.blocks), sum(report.seconds.values())
     images = cifar.images("test", test)
-    (name,) = report.inputs
+    (name,) = onnxprune.inspect(path).inputs
     target = folder / "pruned.onnx"
     found = onnxprune.evaluate(target, {name: images.x, "labels": images.y}, labels="labels")
     assert found.accuracy is not None
-    macs = report.figures["macs"]
-    return Row(
-        way, figure, share, macs.after / macs.before, len(report.blocks),
-        100 * found.accuracy.top1, measured(path, target), sum(report.seconds.values()),
-    )  # fmt: skip
+    top1 = 100 * found.accuracy.top1
+    return Row(way, figure, share, macs, blocks, top1, measured(path, target), seconds)
 
 
 def rows(asked: argparse.Namespace, known: Sequence[Row]) -> Iterator[Row]:

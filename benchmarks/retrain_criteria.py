@@ -4,9 +4,9 @@
            [--steps 100] [--criteria NAMES] [--test 10000] [--show]
 
 Each criterion chooses on 512 training images, another 512 for each seed; the cut is repaired with the
-defaults and taught by the original for so many steps of 128 images, cropped and mirrored. Accuracy is
-on test images, which no step sees. `--rows` keeps what was measured, one JSON object a line: run again
-to go on, one seed after the other; `--show` prints it only.
+defaults and taught by the original for so many steps of 128 images, by the recipe of `retrain_cifar.py`
+but for its length. Accuracy is on test images, which no step sees. `--rows` keeps what was measured, one
+JSON object a line: run again to go on, one seed after the other; `--show` prints it only.
 Needs the data that `benchmarks/cifar.py` describes.
 """
 
@@ -32,7 +32,8 @@ from rich.table import Table
 import onnxprune
 from benchmarks import cifar
 from benchmarks.criteria_cifar import VARIANTS
-from onnxprune.torch import Recipe, retrain
+from benchmarks.retrain_cifar import RECIPE
+from onnxprune.torch import retrain
 
 CALIBRATION, BATCH = 512, 128
 
@@ -92,7 +93,7 @@ class Study:
         pruned = time.process_time()
         retrain(
             small, self.model, {"images": self.train}, final,
-            recipe=Recipe(epochs=1, batch=BATCH, augment=("crop", "flip"), seed=seed),
+            recipe=dataclasses.replace(RECIPE, epochs=1, batch=BATCH, seed=seed),
         )  # fmt: skip
         seconds = round(pruned - start, 1), round(time.process_time() - pruned, 1)
         return Row(

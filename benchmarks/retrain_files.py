@@ -1,11 +1,13 @@
 """Published networks at half of their MACs, distilled without labels on what samples there are.
 
     python benchmarks/retrain_files.py [NAME ...] [--macs 0.5] [--minutes 8] [--work FOLDER] [--quick]
+           [--recipe optimizer=foof,features=1000,rate=0.2]
 
 A small MobileNetV2, two detectors and a sentence encoder. Each is pruned and repaired with the
 defaults, then taught by its original on the same samples: 150 photos, cropped and mirrored, or 4,096
 sentences. Likeness to the original is on 50 photos and 1,821 sentences that neither step has seen;
-accuracy where there are labels. The number of epochs follows from the time of the first steps.
+accuracy where there are labels. `--recipe` changes settings of the training. The number of epochs follows
+from the time of the first steps.
 Needs the data that `benchmarks/cifar.py` describes.
 """
 
@@ -31,6 +33,7 @@ import onnxprune
 from benchmarks import cifar
 from benchmarks.files_detections import boxed
 from benchmarks.files_samples import fitted, photos
+from onnxprune.core.configured import replaced, written
 from onnxprune.torch import Recipe, retrain
 
 UNSEEN, SENTENCES, CALIBRATION = 50, 4096, 512
@@ -113,9 +116,10 @@ def compared(case: Case, model: Path) -> list[str]:
     return [*said, f"{found.error:.3f}"]
 
 
-def row(name: str, home: Path, macs: float, minutes: float, table: Table) -> None:
+def row(name: str, home: Path, macs: float, minutes: float, other: str, table: Table) -> None:
     """Prune, retrain and compare one network."""
     case = CASES[name](home)
+    case = dataclasses.replace(case, recipe=replaced(case.recipe, written(other), "--recipe"))
     student, final = home / f"{name}.pruned.onnx", home / f"{name}.final.onnx"
     report = onnxprune.prune(
         case.model, student, data=case.train, macs=macs, round_to=1, samples=CALIBRATION,
@@ -141,6 +145,7 @@ def main() -> None:
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--minutes", type=float, default=8, help="of each training, about")
     parser.add_argument("--work", type=Path, help="where files stay")
+    parser.add_argument("--recipe", default="", help="other settings: epochs=4,rate=0.01,...")
     parser.add_argument("--quick", action="store_true", help="a quarter of a minute each")
     asked = parser.parse_args()
     table = Table("network", "model", "MACs", "accuracy", "agreement", "error", box=MARKDOWN)
@@ -148,7 +153,8 @@ def main() -> None:
         home = asked.work or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         for name in asked.names or CASES:
-            row(name, home, asked.macs, 0.25 if asked.quick else asked.minutes, table)
+            minutes = 0.25 if asked.quick else asked.minutes
+            row(name, home, asked.macs, minutes, asked.recipe, table)
             Console(width=140).print(table)
 
 

@@ -1,0 +1,101 @@
+"""Accuracy at equal measured time: the sentence encoder and a small MobileNetV2, without training.
+
+    python benchmarks/latency_accuracy.py [NAME ...] [--shares 0.7,0.5] [--ways macs,uniform,latency,joint]
+                                          [--rows FILE]
+
+Ways: `macs`, the default criterion under a budget in MACs, narrowed until the measured time is the share
+asked for; `uniform`, the same with one share for every group; `latency`, time as the budget; `joint`, with
+blocks, too. All see the same samples without labels and are repaired by default settings. The encoder is
+judged by 1,821 sentences, MobileNetV2 by its agreement with the original on 50 photos of ImageNet that
+pruning has not seen. One thread, one sample, in turns with the original; this wants a quiet machine.
+`--rows` keeps what was measured: run again to go on. Needs what `retrain_files.py` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+import onnxprune
+from benchmarks.joint_cifar import measured, narrowed
+from benchmarks.retrain_files import CASES, Case, compared
+from onnxprune.show.report import PruneReport
+
+CALIBRATION = 512
+WAYS = "macs,uniform,latency,joint"
+
+
+def pruned(case: Case, way: str, share: float, target: Path) -> PruneReport:
+    """Prune in one way, to a share of the time."""
+    asked: dict[str, Any] = {"data": case.train, "samples": CALIBRATION, "overwrite": True}
+    if way in {"latency", "joint"}:
+        depth = "cka" if way == "joint" else None
+        return onnxprune.prune(case.model, target, latency=share, threads=1, depth=depth, **asked)
+    scope = {"scope": "uniform"} if way == "uniform" else {}
+    return narrowed(
+        lambda macs: onnxprune.prune(case.model, target, macs=macs, **asked, **scope),
+        lambda: measured(case.model, target),
+        share,
+    )
+
+
+def row(name: str, way: str, share: float, folder: Path) -> dict[str, Any]:
+    """Prune, compare and time; a refusal is a result."""
+    case, target = CASES[name](folder), folder / "pruned.onnx"
+    found: dict[str, Any] = {"network": name, "way": way, "asked": share}
+    try:
+        report = pruned(case, way, share, target)
+    except onnxprune.OnnxPruneError as error:
+        return {**found, "refused": str(error)}
+    macs = report.figures["macs"]
+    return {
+        **found, "macs": macs.after / macs.before, "blocks": len(report.blocks),
+        "compared": compared(case, target), "time": measured(case.model, target),
+        "seconds": sum(report.seconds.values()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is missing, print all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=["mobilenetv2_035_flowers", "text"])
+    parser.add_argument("--shares", type=lambda t: [*map(float, t.split(","))], default=[0.7, 0.5])
+    parser.add_argument("--ways", type=lambda text: text.split(","), default=WAYS.split(","))
+    parser.add_argument("--rows", type=Path, default=Path("latency_accuracy.jsonl"))
+    asked = parser.parse_args()
+    lines = asked.rows.read_text().splitlines() if asked.rows.exists() else []
+    held = {(r["network"], r["way"], r["asked"]): r for r in map(json.loads, lines)}
+    with tempfile.TemporaryDirectory() as folder, asked.rows.open("a") as file:
+        for name, share, way in itertools.product(asked.names, asked.shares, asked.ways):
+            if (name, way, share) not in held:
+                held[name, way, share] = row(name, way, share, Path(folder))
+                print(json.dumps(held[name, way, share]), file=file, flush=True)
+    table = Table("network", "asked", "way", "time", "MACs left", "blocks out", "accuracy", "agreement",
+                  "error", "s", box=MARKDOWN)  # fmt: skip
+    for r in held.values():
+        first = (r["network"], f"{r['asked']:g}", r["way"])
+        if "refused" in r:
+            table.add_row(*first, r["refused"])
+        else:
+            table.add_row(
+                *first, f"{r['time']:.3f}", f"{r['macs']:.3f}", str(r["blocks"]), *r["compared"],
+                f"{r['seconds']:.0f}",
+            )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()
