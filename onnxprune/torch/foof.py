@@ -9,7 +9,7 @@ is the one of least squares towards outputs that are better by their own gradien
 descent on neurons and its link to approximate second-order optimization", arXiv 2201.12250, section 4): a
 small, stochastic turn of the repair that pruning ends with. A bias is a weight of the input 1. Parameters
 of no layer (scales, shifts, embeddings) are divided by the number of positions that they act on, which is
-the same rule for an input of unit variance.
+the same rule for an input of unit variance; so are layers with very many inputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .checkpoint import State
 from .ops.linear import conv, gemm, matmul
 
 _ROWS = 1 << 16  # of a layer's inputs that are looked at; more tell little of a few hundred columns
-_WIDEST = 8192  # columns; beyond that only the diagonal is used: an inverse would take over 256 MB
+_WIDEST = 8192  # inputs of a layer; of more, an inverse would take over 256 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Foof:
     """The inverse moments of a module, and what they make of its gradients.
 
     Attributes:
-        held: by the path of a parameter: the inverse, (groups, inputs, inputs), of a layer's weight, or its
-            diagonal, (groups, 1, inputs); for others one number.
+        held: by the path of a parameter: the inverse, (groups, inputs, inputs), of a layer's weight; for
+            others one number.
     """
 
     def __init__(self, module: fx.GraphModule, damping: float) -> None:
@@ -117,28 +117,23 @@ class Foof:
         """Turn the gradients of all parameters."""
         parameters = dict(self.module.named_parameters())
         for layer in self.layers.values():
-            weight = parameters[layer.weight]
-            bias = None if layer.bias is None else parameters[layer.bias]
-            if weight.grad is None or (bias is not None and bias.grad is None):
+            paths = [path for path in (layer.weight, layer.bias) if path is not None]
+            grads = [grad for path in paths if (grad := parameters[path].grad) is not None]
+            if not grads:  # the loss does not depend on it
                 continue
-            rows, held = layer.as_rows(weight.grad), self.held[layer.weight]
-            if bias is not None and bias.grad is not None:
-                rows = torch.cat([rows, bias.grad.reshape(layer.groups, -1, 1)], 2)
-            made = rows @ held if held.shape[1] == held.shape[2] else rows * held
-            if bias is not None and bias.grad is not None:
-                bias.grad.copy_(made[..., -1].reshape(-1))
-                made = made[..., :-1]
-            weight.grad.copy_(layer.as_weight(made, weight))
-        for path, parameter in parameters.items():
-            if path not in self.covered and parameter.grad is not None and path in self.held:
-                parameter.grad *= self.held[path].to(parameter.grad)
+            rows = [layer.as_rows(grads[0]), *(g.reshape(layer.groups, -1, 1) for g in grads[1:])]
+            made = torch.cat(rows, 2) @ self.held[layer.weight]
+            grads[0].copy_(layer.as_weight(made[..., : rows[0].shape[2]], grads[0]))
+            for bias in grads[1:]:
+                bias.copy_(made[..., -1].reshape(-1))
+        for path in self.held.keys() - {layer.weight for layer in self.layers.values()}:
+            if (grad := parameters[path].grad) is not None:
+                grad *= self.held[path]
 
     def inverse(self, moments: Tensor) -> Tensor:
-        """Return the damped inverse of second moments, (groups, inputs, inputs), or of their diagonal."""
-        diagonal = moments.diagonal(dim1=1, dim2=2)
-        ridge = self.damping * diagonal.mean(1).clamp(min=torch.finfo(torch.float32).tiny)
-        if moments.shape[1] > _WIDEST:
-            return (1 / (diagonal + ridge[:, None]))[:, None].float()
+        """Return the damped inverse of second moments, (groups, inputs, inputs)."""
+        mean = moments.diagonal(dim1=1, dim2=2).mean(1)
+        ridge = self.damping * mean.clamp(min=torch.finfo(torch.float32).tiny)
         ones = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
         made: Tensor = torch.linalg.inv(moments + ridge[:, None, None] * ones)
         return made.float().contiguous()  # as a checkpoint gives it back: to the last bit
@@ -163,7 +158,7 @@ class _Watch(fx.Interpreter):
                     size = value.numel() / max(1, len(value) if value.ndim else 1)
                     positions = max(1.0, size / self.parameters[path].numel())
                     factor = 1 / (positions * (1 + self.foof.damping))
-                    self.foof.held[path] = torch.tensor(factor)
+                    self.foof.held[path] = torch.tensor(factor, device=value.device)
         return value
 
     def _moments(self, layer: _Layer, x: Tensor, y: Tensor) -> None:
@@ -189,10 +184,16 @@ def _layers(module: fx.GraphModule) -> dict[fx.Node, _Layer]:
             continue
         weight, *more = map(path, node.args[1:])
         reads = node.args[0]
-        if weight is None or held[weight].ndim < 2 or not isinstance(reads, fx.Node):
+        if weight is None or not isinstance(reads, fx.Node):
             continue
-        bias = next((name for name in more if name and held[name].ndim == 1), None)
-        found[node] = _Layer(node, reads, weight, bias)
+        if node.target is not conv and held[weight].ndim != 2:
+            continue
+        layer = _Layer(node, reads, weight, None)
+        _, outputs, inputs = layer.as_rows(held[weight]).shape
+        if inputs <= _WIDEST:
+            one_each = (layer.groups * outputs,)
+            bias = next((name for name in more if name and held[name].shape == one_each), None)
+            found[node] = dataclasses.replace(layer, bias=bias)
     return found
 
 

@@ -182,7 +182,7 @@ class Run:
         whole = self.batches.train(step)
         batch = whole.part(self.processes.part(len(whole)))
         loss = self._gradients(step, batch)
-        if self.foof is not None:
+        if self.foof is not None and math.isfinite(loss):
             if step % _RENEWED == 0:
                 arrays = [whole.arrays[name][: self.batches.once] for name in self.inputs]
                 self.foof.renew([torch.from_numpy(a).to(self.processes.device) for a in arrays])
