@@ -138,7 +138,7 @@ def peer(path: Path, share: float, folder: Path) -> tuple[float, float]:
         seconds += time.process_time() - start
 
     narrowed(prune, lambda: measured(path, target), share)
-    return onnxprune.inspect(target).macs / full.macs, seconds
+    return onnxprune.inspect(target).total.macs / full.total.macs, seconds
 
 
 def measured(path: Path, target: Path) -> float:
