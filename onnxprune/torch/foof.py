@@ -6,7 +6,7 @@ directions and hardly in all others. With the second moments A = E[sum over posi
     D = G (A + damping mean(diag A) 1)^-1
 
 is the one of least squares towards outputs that are better by their own gradient (Benzing 2022, "Gradient
-descent on neurons and its link to approximate second-order optimization", arXiv 2201.12250, section 4): a
+descent on neurons and its link to approximate second-order optimization", arXiv 2201.12250): a
 small, stochastic turn of the repair that pruning ends with. A bias is a weight of the input 1. Parameters
 of no layer (scales, shifts, embeddings) are divided by the number of positions that they act on, which is
 the same rule for an input of unit variance; so are layers with very many inputs.

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..operators import Ints, Learned, torch_op
 from .windows import around, same_pads, spans, windows
 
-# by rank: mixed precision knows these, and takes `torch.convolution` for none of its operators
+# by rank: on a CPU mixed precision reaches these, and not `torch.convolution`
 _CONV = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
