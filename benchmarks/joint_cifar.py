@@ -45,6 +45,7 @@ from onnxprune.timing.run import BenchReport
 CALIBRATION, BLOCKS = 512, 25
 ROUNDS = 6  # of narrowing until the time is as asked
 CLOSE = 0.03
+BY_MACS = {"macs": None, "uniform": "uniform"}  # scope of each way; None: the criterion's own
 Made = TypeVar("Made")
 WAYS = "width,depth:cka,joint:cka,joint:branch"
 
@@ -83,13 +84,8 @@ def pruned(path: Path, way: str, figure: str, share: float, folder: Path) -> Pru
     target = folder / "pruned.onnx"
     if kind == "depth":
         return shallow(path, target, score, share, asked)
-    if kind in {"macs", "uniform"}:
-        scope = {"scope": "uniform"} if kind == "uniform" else {}
-
-        def prune(macs: float) -> PruneReport:
-            return onnxprune.prune(path, target, macs=macs, **asked, **scope)
-
-        return narrowed(prune, lambda: measured(path, target), share)
+    if kind in BY_MACS:
+        return by_macs(path, target, kind, share, asked)
     if figure == "latency":
         asked["threads"] = 1
     return onnxprune.prune(path, target, depth=score or None, **{figure: share}, **asked)
@@ -107,6 +103,15 @@ def shallow(
 
     count = 1 + bisect.bisect_left(range(1, BLOCKS), True, key=meets)
     return onnxprune.prune(path, target, depth=score, blocks=count, **asked)
+
+
+def by_macs(path: Path, target: Path, way: str, share: float, asked: dict[str, Any]) -> PruneReport:
+    """Prune under a budget in MACs until the measured time is as asked."""
+    return narrowed(
+        lambda macs: onnxprune.prune(path, target, macs=macs, scope=BY_MACS[way], **asked),
+        lambda: measured(path, target),
+        share,
+    )
 
 
 def narrowed(prune: Callable[[float], Made], clock: Callable[[], float], share: float) -> Made:

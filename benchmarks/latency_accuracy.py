@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import onnxprune
-from benchmarks.joint_cifar import measured, narrowed
+from benchmarks.joint_cifar import by_macs, measured
 from benchmarks.retrain_files import CASES, Case, compared
 from onnxprune.show.report import PruneReport
 
@@ -42,12 +42,7 @@ def pruned(case: Case, way: str, share: float, target: Path) -> PruneReport:
     if way in {"latency", "joint"}:
         depth = "cka" if way == "joint" else None
         return onnxprune.prune(case.model, target, latency=share, threads=1, depth=depth, **asked)
-    scope = {"scope": "uniform"} if way == "uniform" else {}
-    return narrowed(
-        lambda macs: onnxprune.prune(case.model, target, macs=macs, **asked, **scope),
-        lambda: measured(case.model, target),
-        share,
-    )
+    return by_macs(case.model, target, way, share, asked)
 
 
 def row(name: str, way: str, share: float, folder: Path) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnx import ModelProto, numpy_helper, parser
@@ -50,12 +47,12 @@ def test_products_are_computed_in_bfloat16(name: str) -> None:
 
     assert found.dtype == torch.bfloat16
     expected = module(x).detach()
-    assert (found.float() - expected).abs().max() < 2**-7 * expected.abs().max() * 2
+    assert (found.float() - expected).abs().max() < 2**-6 * expected.abs().max()
     assert not torch.equal(found.float(), expected)
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Graph:
+def network() -> Graph:
     """Two outputs, the second first in the student's order."""
     made = parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]>
@@ -70,7 +67,6 @@ def network(tmp_path: Path) -> Graph:
     """)
     w = np.random.default_rng(1).standard_normal((5, 3, 3, 3)).astype(np.float32)
     made.graph.initializer.append(numpy_helper.from_array(w, "w"))
-    onnx.save(made, tmp_path / "a.onnx")
     return Graph.from_model(made)
 
 
