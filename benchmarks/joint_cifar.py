@@ -25,7 +25,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,12 +127,10 @@ def narrowed(prune: Callable[[float], Made], clock: Callable[[], float], share: 
     return made
 
 
-def peer(path: Path, share: float, folder: Path) -> tuple[float, float]:
+def peer(path: Path, target: Path, share: float, samples: Mapping[str, Any]) -> tuple[float, float]:
     """Let onnxsim prune until the time is as asked; returns the MACs left and the seconds it took."""
-    target, images = folder / "pruned.onnx", cifar.images("train_1", CALIBRATION).x
-    full = onnxprune.inspect(path)
-    (name,) = full.inputs
-    batches = [{name: images[i : i + 64]} for i in range(0, CALIBRATION, 64)]
+    count = len(next(iter(samples.values())))
+    batches = [{n: x[i : i + 64] for n, x in samples.items()} for i in range(0, count, 64)]
     seconds = 0.0
 
     def prune(kept: float) -> None:
@@ -143,7 +141,8 @@ def peer(path: Path, share: float, folder: Path) -> tuple[float, float]:
         seconds += time.process_time() - start
 
     narrowed(prune, lambda: measured(path, target), share)
-    return onnxprune.inspect(target).total.macs / full.total.macs, seconds
+    macs = onnxprune.inspect(target).total.macs / onnxprune.inspect(path).total.macs
+    return macs, seconds
 
 
 def measured(path: Path, target: Path) -> float:
@@ -155,16 +154,17 @@ def measured(path: Path, target: Path) -> float:
 
 def row(path: Path, way: str, figure: str, share: float, test: int, folder: Path) -> Row:
     """Prune, evaluate and time."""
+    (name,) = onnxprune.inspect(path).inputs
+    target = folder / "pruned.onnx"
     if way == "onnxsim":
-        macs, seconds = peer(path, share, folder)
+        calibration = {name: cifar.images("train_1", CALIBRATION).x}
+        macs, seconds = peer(path, target, share, calibration)
         blocks = 0
     else:
         report = pruned(path, way, figure, share, folder)
         macs = report.figures["macs"].after / report.figures["macs"].before
         blocks, seconds = len(report.blocks), sum(report.seconds.values())
     images = cifar.images("test", test)
-    (name,) = onnxprune.inspect(path).inputs
-    target = folder / "pruned.onnx"
     found = onnxprune.evaluate(target, {name: images.x, "labels": images.y}, labels="labels")
     assert found.accuracy is not None
     top1 = 100 * found.accuracy.top1

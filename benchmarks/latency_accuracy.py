@@ -1,11 +1,12 @@
 """Accuracy at equal measured time: the sentence encoder and a small MobileNetV2, without training.
 
-    python benchmarks/latency_accuracy.py [NAME ...] [--shares 0.7,0.5] [--ways macs,uniform,latency,joint]
-                                          [--rows FILE]
+    python benchmarks/latency_accuracy.py [NAME ...] [--shares 0.7,0.5] [--rows FILE]
+                                          [--ways macs,uniform,latency,joint,onnxsim]
 
 Ways: `macs`, the default criterion under a budget in MACs, narrowed until the measured time is the share
 asked for; `uniform`, the same with one share for every group; `latency`, time as the budget; `joint`, with
-blocks, too. All see the same samples without labels and are repaired by default settings. The encoder is
+blocks, too; `onnxsim`, its structured pruning by L2 norms and its `apply_pruning_finetune`, narrowed
+likewise. All see the same samples without labels; ours are repaired by default settings. The encoder is
 judged by 1,821 sentences, MobileNetV2 by its agreement with the original on 50 photos of ImageNet that
 pruning has not seen. One thread, one sample, in turns with the original; this wants a quiet machine.
 `--rows` keeps what was measured: run again to go on. Needs what `retrain_files.py` needs.
@@ -28,12 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 import onnxprune
-from benchmarks.joint_cifar import by_macs, measured
-from benchmarks.retrain_files import CASES, Case, compared
+from benchmarks.cifar_peers import one_line
+from benchmarks.joint_cifar import by_macs, measured, peer
+from benchmarks.retrain_files import CASES, FIGURES, Case, compared
 from onnxprune.show.report import PruneReport
 
 CALIBRATION = 512
-WAYS = "macs,uniform,latency,joint"
+WAYS = "macs,uniform,latency,joint,onnxsim"
 
 
 def pruned(case: Case, way: str, share: float, target: Path) -> PruneReport:
@@ -46,19 +48,41 @@ def pruned(case: Case, way: str, share: float, target: Path) -> PruneReport:
 
 
 def row(name: str, way: str, share: float, folder: Path) -> dict[str, Any]:
-    """Prune, compare and time; a refusal is a result."""
+    """Prune, compare and time; a refusal is a result, and so is a peer's failure."""
     case, target = CASES[name](folder), folder / "pruned.onnx"
-    found: dict[str, Any] = {"network": name, "way": way, "asked": share}
+    asked = {"network": name, "way": way, "asked": share}
     try:
-        report = pruned(case, way, share, target)
+        made = by_onnxsim if way == "onnxsim" else by_us
+        found = made(case, way, share, target)
     except onnxprune.OnnxPruneError as error:
-        return {**found, "refused": str(error)}
+        return {**asked, "refused": str(error)}
+    return {
+        **asked, **found, "compared": compared(case, target), "time": measured(case.model, target)
+    }  # fmt: skip
+
+
+def by_us(case: Case, way: str, share: float, target: Path) -> dict[str, Any]:
+    """Prune by one of our ways; returns what the row holds of it."""
+    report = pruned(case, way, share, target)
     macs = report.figures["macs"]
     return {
-        **found, "macs": macs.after / macs.before, "blocks": len(report.blocks),
-        "compared": compared(case, target), "time": measured(case.model, target),
+        "macs": macs.after / macs.before, "blocks": len(report.blocks),
         "seconds": sum(report.seconds.values()),
     }  # fmt: skip
+
+
+def by_onnxsim(case: Case, way: str, share: float, target: Path) -> dict[str, Any]:
+    """Let the peer prune.
+
+    Raises:
+        OnnxPruneError: with its error, of whatever class it is.
+    """
+    samples = {name: array[:CALIBRATION] for name, array in case.train.items()}
+    try:
+        macs, seconds = peer(case.model, target, share, samples)
+    except Exception as error:  # whatever a peer raises is a result
+        raise onnxprune.OnnxPruneError(f"{way}: {one_line(error)}") from error
+    return {"macs": macs, "blocks": 0, "seconds": seconds}
 
 
 def main() -> None:
@@ -78,8 +102,9 @@ def main() -> None:
             if (name, way, share) not in held:
                 held[name, way, share] = row(name, way, share, Path(folder))
                 print(json.dumps(held[name, way, share]), file=file, flush=True)
-    table = Table("network", "asked", "way", "time", "MACs left", "blocks out", "accuracy", "agreement",
-                  "error", "s", box=MARKDOWN)  # fmt: skip
+    table = Table(
+        "network", "asked", "way", "time", "MACs left", "blocks out", *FIGURES, "s", box=MARKDOWN
+    )
     for r in held.values():
         first = (r["network"], f"{r['asked']:g}", r["way"])
         if "refused" in r:

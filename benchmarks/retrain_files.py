@@ -5,9 +5,10 @@
 
 A small MobileNetV2, two detectors and a sentence encoder. Each is pruned and repaired with the
 defaults, then taught by its original on the same samples: 150 photos, cropped and mirrored, or 4,096
-sentences. Likeness to the original is on 50 photos and 1,821 sentences that neither step has seen;
-accuracy where there are labels. `--recipe` changes settings of the training. The number of epochs follows
-from the time of the first steps.
+sentences. Likeness to the original is on 50 photos and 1,821 sentences that neither step has seen: of
+answers, of outputs, and of the objects that a detector finds (Dice's coefficient; an object is the same
+in its class and in half of its box); accuracy where there are labels. `--recipe` changes settings of the
+training. The number of epochs follows from the time of the first steps.
 Needs the data that `benchmarks/cifar.py` describes.
 """
 
@@ -31,12 +32,14 @@ from rich.table import Table
 
 import onnxprune
 from benchmarks import cifar
-from benchmarks.files_detections import boxed
-from benchmarks.files_samples import fitted, photos
+from benchmarks.files_detections import Objects, alike, boxed, fastest, yolox
+from benchmarks.files_samples import Array, fitted, outputs, photos
 from onnxprune.core.configured import replaced, written
+from onnxprune.core.runtime import Session
 from onnxprune.torch import Recipe, retrain
 
 UNSEEN, SENTENCES, CALIBRATION = 50, 4096, 512
+FIGURES = ("accuracy", "agreement", "same objects", "error")
 IMAGES = Recipe(batch=16, rate=0.005, augment=("crop", "flip"), holdout=0.2)  # photos are few
 
 
@@ -49,6 +52,8 @@ class Case:
         train: samples without labels.
         unseen: samples to compare on, with `labels` if there are any.
         recipe: of the training.
+        labels: key of the labels among the unseen samples, if there are any.
+        read: what a detector found in one picture, of its outputs.
     """
 
     model: Path
@@ -56,9 +61,15 @@ class Case:
     unseen: dict[str, Any]
     recipe: Recipe
     labels: str | None = None
+    read: Callable[[list[Array]], Objects] | None = None
 
 
-def of_photos(file: str, name: str, prepare: Callable[[Any], Any]) -> Callable[[Path], Case]:
+def of_photos(
+    file: str,
+    name: str,
+    prepare: Callable[[Any], Any],
+    read: Callable[[list[Array]], Objects] | None = None,
+) -> Callable[[Path], Case]:
     """Return a published file that sees photos."""
 
     def case(home: Path) -> Case:
@@ -66,7 +77,7 @@ def of_photos(file: str, name: str, prepare: Callable[[Any], Any]) -> Callable[[
         folder = cifar.folder()
         seen = np.concatenate([prepare(image) for image in photos(folder)[0]])
         model = folder / "onnx" / f"{file}.onnx"
-        return Case(model, {name: seen[:-UNSEEN]}, {name: seen[-UNSEEN:]}, IMAGES)
+        return Case(model, {name: seen[:-UNSEEN]}, {name: seen[-UNSEEN:]}, IMAGES, read=read)
 
     return case
 
@@ -86,9 +97,9 @@ CASES: dict[str, Callable[[Path], Case]] = {
         "mobilenetv2_035_flowers", "input_1", lambda i: fitted(i, 128, 128, mean=127.5, std=127.5)
     ),
     "fastestdet": of_photos(
-        "fastestdet", "input.1", lambda i: fitted(i, 352, 352, bgr=True, std=255)
+        "fastestdet", "input.1", lambda i: fitted(i, 352, 352, bgr=True, std=255), fastest
     ),
-    "yolox_nano": of_photos("yolox_nano", "images", boxed),
+    "yolox_nano": of_photos("yolox_nano", "images", boxed, yolox),
     "text": encoder,
 }
 
@@ -109,11 +120,28 @@ def epochs(case: Case, student: Path, home: Path, minutes: float) -> int:
 
 
 def compared(case: Case, model: Path) -> list[str]:
-    """Return accuracy, agreement and output error on samples that nothing has seen."""
+    """Return the figures of `FIGURES` on samples that nothing has seen."""
     found = onnxprune.evaluate(model, case.unseen, labels=case.labels, reference=case.model)
-    shares = [found.accuracy.top1 if found.accuracy else None, found.agreement]
+    shares = [
+        found.accuracy.top1 if found.accuracy else None,
+        found.agreement,
+        detected(case, model),
+    ]
     said = ["" if share is None else f"{100 * share:.2f} %" for share in shares]
     return [*said, f"{found.error:.3f}"]
+
+
+def detected(case: Case, model: Path) -> float | None:
+    """Return Dice's coefficient of the objects that a detector and its original find."""
+    if case.read is None:
+        return None
+    ((name, photos),) = case.unseen.items()
+    theirs, mine = (
+        [case.read(outputs(session, {name: photo[None]})) for photo in photos]
+        for session in (Session(case.model), Session(model))
+    )
+    shared = sum(alike(a, b) for a, b in zip(theirs, mine, strict=True))
+    return 2 * shared / sum(len(found.classes) for found in [*theirs, *mine])
 
 
 def row(name: str, home: Path, macs: float, minutes: float, other: str, table: Table) -> None:
@@ -148,7 +176,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="", help="other settings: epochs=4,rate=0.01,...")
     parser.add_argument("--quick", action="store_true", help="a quarter of a minute each")
     asked = parser.parse_args()
-    table = Table("network", "model", "MACs", "accuracy", "agreement", "error", box=MARKDOWN)
+    table = Table("network", "model", "MACs", *FIGURES, box=MARKDOWN)
     with tempfile.TemporaryDirectory() as folder:
         home = asked.work or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
