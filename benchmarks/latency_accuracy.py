@@ -9,7 +9,8 @@ blocks, too; `onnxsim`, its structured pruning by L2 norms and its `apply_prunin
 likewise. All see the same samples without labels; ours are repaired by default settings. The encoder is
 judged by 1,821 sentences, MobileNetV2 by its agreement with the original on 50 photos of ImageNet that
 pruning has not seen. One thread, one sample, in turns with the original; this wants a quiet machine.
-`--rows` keeps what was measured: run again to go on. Needs what `retrain_files.py` needs.
+Scores are made once per network: seconds are those of the last prune, most of them without. `--rows`
+keeps what was measured: run again to go on. Needs what `retrain_files.py` needs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ WAYS = "macs,uniform,latency,joint,onnxsim"
 
 def pruned(case: Case, way: str, share: float, target: Path) -> PruneReport:
     """Prune in one way, to a share of the time."""
-    asked: dict[str, Any] = {"data": case.train, "samples": CALIBRATION, "overwrite": True}
+    asked: dict[str, Any] = {
+        "data": case.train, "samples": CALIBRATION, "overwrite": True, "work": target.parent / "work",
+    }  # fmt: skip
     if way in {"latency", "joint"}:
         depth = "cka" if way == "joint" else None
         return onnxprune.prune(case.model, target, latency=share, threads=1, depth=depth, **asked)

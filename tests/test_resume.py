@@ -27,7 +27,8 @@ from tests.networks import NETWORKS
 RUNS = {
     "prune": 'prune("m.onnx", "out.onnx", data="x.npz", criterion="cmi:alpha=2,mode=paper,tolerance=1", '
     'work="work", round_to=1, progress=event)',
-    "score": 'score("m.onnx", data="x.npz", criterion="cmi:alpha=2,mipp", work="work", progress=event)',
+    "score": 'score("m.onnx", data="x.npz", criterion="cmi:alpha=2,mipp,reconstruction", work="work", '
+    "progress=event)",
 }
 # Progress and every flush to the disk are events; the run kills itself at one of them. At a flush a
 # file of the memory, or of the result, is half way to its name.
@@ -104,7 +105,7 @@ def worked(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scored(output: str, *more: str) -> int:
     command = ["score", "m.onnx", "--data", "x.npz", "-o", output, "--work", "work"]
-    return main([*command, "--criterion", "cmi:alpha=2,mipp", *more])
+    return main([*command, "--criterion", "cmi:alpha=2,mipp,reconstruction", *more])
 
 
 def entries(home: Path) -> list[Path]:
@@ -117,7 +118,7 @@ def test_what_is_remembered_is_not_computed_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    for computed in ("cmi.ordered", "mipp.judged"):
+    for computed in ("cmi.ordered", "mipp.judged", "reconstruction.Elimination"):
         monkeypatch.setattr(f"onnxprune.passes.criteria.{computed}", refuse)
 
     assert scored("again.json") == 0

@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,15 +110,20 @@ class Reconstruction(PerGroup):
     step = 1 / 32  # share of the remaining units that go at once in wide groups
 
     def rank(self, evidence: Evidence, progress: Progress = silent) -> list[Ranking]:
-        """Return one ranking per group, in the order of the analysis' groups."""
-        rankings, groups = super().rank(evidence, progress), evidence.analysis.groups
-        if not self.measured or evidence.damage is None:
-            return rankings
-        result = []
-        for number, (group, ranking) in enumerate(zip(groups, rankings, strict=True)):
-            progress("measure", number, len(groups))
-            result.append(Ranking(_anchored(group, ranking.scores, evidence.damage)))
-        return result
+        """Return one ranking per group, in the order of the analysis' groups; resumes group by group."""
+        groups, rankings = evidence.analysis.groups, []
+        for number, group in enumerate(groups):
+            make = partial(self._scaled, group, evidence)
+            rankings.append(Ranking(evidence.memo(f"reconstruction-{number}", make)["scores"]))
+            progress("score", number + 1, len(groups))
+        return rankings
+
+    def _scaled(self, group: Group, evidence: Evidence) -> dict[str, Floats]:
+        """Return the scores of a group, in units of damage to the outputs where that is measured."""
+        scores = self.score(group, evidence)
+        if self.measured and evidence.damage is not None:
+            scores = _anchored(group, scores, evidence.damage)
+        return {"scores": scores}
 
     def score(self, group: Group, evidence: Evidence) -> Floats:
         """Return the rise of each unit at its elimination, shape (U,); higher = keep."""
