@@ -27,8 +27,12 @@ Damping = Annotated[
     typer.Option(help="Of foof, in means of what it inverts.", rich_help_panel=_STEPS),
 ]
 Rate = Annotated[
-    float,
-    typer.Option(help="Learning rate, which falls along a cosine.", rich_help_panel=_STEPS),
+    float | None,
+    typer.Option(
+        help="Learning rate, which falls along a cosine.",
+        show_default="by optimizer",
+        rich_help_panel=_STEPS,
+    ),
 ]
 Warmup = Annotated[
     float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=_STEPS)
@@ -59,9 +63,10 @@ LabelWeight = Annotated[
     float, typer.Option(help="Share of the labels in the loss.", rich_help_panel=_LOSS)
 ]
 Features = Annotated[
-    float,
+    float | None,
     typer.Option(
         help="Weight of the distance to the original where blocks end; needs the plan.",
+        show_default="1000 with foof where the plan is at hand, else 0",
         rich_help_panel=_LOSS,
     ),
 ]
@@ -96,9 +101,10 @@ Repeat = Annotated[
     ),
 ]
 Holdout = Annotated[
-    float,
+    float | None,
     typer.Option(
         help="Share of the samples to judge by; the weights that do best there are kept.",
+        show_default="0.1, at most 1000 samples",
         rich_help_panel=_STEPS,
     ),
 ]
@@ -136,9 +142,9 @@ def retrain(
     preprocess: opt.Preprocess = None,
     epochs: Epochs = 5,
     batch: Batch = 128,
-    optimizer: Optimizer = "sgd",
+    optimizer: Optimizer = "foof",
     damping: Damping = 1.0,
-    rate: Rate = 0.01,
+    rate: Rate = None,
     warmup: Warmup = 0.05,
     decay: Decay = 5e-4,
     clip: Clip = 1.0,
@@ -146,11 +152,11 @@ def retrain(
     repeat: Repeat = 0,
     average: Average = 0.0,
     unfold: Unfold = False,
-    holdout: Holdout = 0.0,
+    holdout: Holdout = None,
     patience: Patience = 0,
     temperature: Temperature = 4.0,
     label_weight: LabelWeight = 0.1,
-    features: Features = 0.0,
+    features: Features = None,
     plan: PlanOf = None,
     loss: OwnLoss = None,
     device: Device = "auto",
@@ -196,4 +202,6 @@ def _said(done: Retrained, output: Path) -> str:
         text += f", loss {done.losses[0]:.4g} in the first epoch, {done.losses[-1]:.4g} in the last"
     if done.agreement is not None:
         text += f"; {done.agreement:.1%} of the held-out samples agree with the original"
+    if done.kept == 0:
+        text += "; no epoch did better on held-out samples than the weights before training: these are kept"
     return text

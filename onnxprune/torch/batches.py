@@ -67,7 +67,7 @@ class Batches:
         everything = np.random.default_rng([recipe.seed, 2]).permutation(
             samples.count // self._chunk
         )
-        aside = round(recipe.holdout * len(everything))
+        aside = recipe.aside(len(everything), self._chunk)
         self._held, self._trained = everything[:aside], np.sort(everything[aside:])
         if not len(self._trained) or (recipe.holdout and not aside):
             raise DataError(

@@ -16,7 +16,6 @@ from torch import Tensor, from_numpy, fx
 
 from ..core.analysis import Ints, Mask
 from ..core.contracts import SURGERIES
-from ..core.errors import OnnxPruneError
 from ..core.graph import Graph
 from ..discover import discover
 from ..plan.file import read_plan
@@ -48,7 +47,7 @@ def features(student: Graph, teacher: Graph, plan: Path) -> list[Feature]:
     """Return the ends of all blocks of the teacher that the student has, too.
 
     Raises:
-        OnnxPruneError: if the plan cannot be read or does not fit, or no block is left.
+        OnnxPruneError: if the plan cannot be read or does not fit.
     """
     discover()
     decided = read_plan(plan)
@@ -59,13 +58,7 @@ def features(student: Graph, teacher: Graph, plan: Path) -> list[Feature]:
     mask = mask_of(analysis, decided)
     made = [{name for node in graph.nodes for name in node.output} for graph in (student, teacher)]
     names = dict.fromkeys(block.y for block in find_blocks(analysis))
-    found = [Feature(name, _kept(mask, name)) for name in names if name in made[0] & made[1]]
-    if not found:
-        raise OnnxPruneError(
-            "--features: no residual block of the original is left in the model, so there is nothing "
-            "to compare: leave it out"
-        )
-    return found
+    return [Feature(name, _kept(mask, name)) for name in names if name in made[0] & made[1]]
 
 
 def _kept(mask: Mask, name: str) -> dict[int, Ints]:

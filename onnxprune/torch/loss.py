@@ -82,7 +82,7 @@ class Loss:
             loss = (1 - weight) * loss + weight * self._true(mine, batch, share)
         if self.features:
             errors = [self._error(name, mine, theirs) for name in self.features]
-            loss = loss + self.recipe.features * torch.stack(errors).mean()
+            loss = loss + self.recipe.features_if_any * torch.stack(errors).mean()
         return loss
 
     def _taught(self, name: str, mine: dict[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:

@@ -17,6 +17,13 @@ Optimizer = Literal["sgd", "adamw", "foof"]
 Precision = Literal["float32", "bfloat16"]
 Taught = Literal["onnxruntime", "pytorch"]
 
+_HELD = 1000  # samples by which a percent of accuracy can be told
+_SUITS: dict[Optimizer, tuple[float, float]] = {  # rate, and weight of block ends
+    "sgd": (0.01, 0.0),  # plain gradients make nothing of block ends
+    "adamw": (1e-4, 0.0),
+    "foof": (0.2, 1000.0),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -28,12 +35,13 @@ class Recipe:
         optimizer: SGD with Nesterov momentum 0.9, AdamW, or SGD whose gradients are freed of what each
             layer's inputs have in common (`foof.py`): far fewer steps where features are compared.
         damping: of the latter, in mean second moments of a layer's inputs.
-        rate: of learning, after the warm-up; falls to zero along a cosine.
+        rate: of learning, after the warm-up; falls to zero along a cosine. None: what suits the optimizer.
         warmup: share of the steps in which the rate rises from zero.
         decay: of weights; not of biases, norms and other vectors.
         temperature: that both models' logits are divided by.
         label_weight: share of the labels' loss in the loss, if there are labels or a loss of the user's.
-        features: weight of the distance at block ends, beside the loss; needs the plan.
+        features: weight of the distance at block ends, beside the loss; needs the plan. None: what suits
+            the optimizer where there are such ends and a plan lies beside the model, else zero.
         loss: of the user's in place of cross-entropy, `module:function`: called with two mappings, of
             the outputs by name and of the batch by name (inputs, and what else the data has), all of
             them tensors; returns one number as a tensor.
@@ -46,7 +54,8 @@ class Recipe:
         average: how much of the running average of weights stays in a step, such as 0.999; 0: none.
         unfold: whether BatchNormalization that the exporter folded is put back while training lasts.
         holdout: share of the samples that is not trained on; the weights that do best there are kept,
-            those before training among them.
+            those before training among them: training on a few hundred samples often only harms. None: a
+            tenth of them, at most a thousand; none of fewer than ten.
         patience: epochs without progress on these after which training ends; 0: it goes on.
         precision: that the student computes in; its weights stay float32.
         taught_by: what runs the teacher. PyTorch runs it on the student's device in the same precision,
@@ -57,21 +66,21 @@ class Recipe:
 
     epochs: int = 5
     batch: int = 128
-    optimizer: Optimizer = "sgd"
+    optimizer: Optimizer = "foof"
     damping: float = 1.0
-    rate: float = 0.01
+    rate: float | None = None
     warmup: float = 0.05
     decay: float = 5e-4
     temperature: float = 4.0
     label_weight: float = 0.1
-    features: float = 0.0
+    features: float | None = None
     loss: str | None = None
     clip: float = 1.0
     augment: tuple[str, ...] = ()
     repeat: int = 0
     average: float = 0.0
     unfold: bool = False
-    holdout: float = 0.0
+    holdout: float | None = None
     patience: int = 0
     precision: Precision = "float32"
     taught_by: Taught = "onnxruntime"
@@ -84,34 +93,51 @@ class Recipe:
         Raises:
             OnnxPruneError: in one line.
         """
+        given = {name: value for name, value in vars(self).items() if value is not None}
         for name in ("epochs", "batch", "damping", "rate", "temperature", "clip"):
-            if getattr(self, name) <= 0:
-                raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must be above zero")
+            if given.get(name, 1) <= 0:
+                raise OnnxPruneError(f"--{name} is {given[name]}: it must be above zero")
         for name in ("warmup", "decay", "features", "repeat", "patience", "seed"):
-            if getattr(self, name) < 0:
-                raise OnnxPruneError(f"--{name} is {getattr(self, name)}: it must not be negative")
+            if given.get(name, 0) < 0:
+                raise OnnxPruneError(f"--{name} is {given[name]}: it must not be negative")
         for name in ("average", "holdout", "label_weight"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= given.get(name, 0) <= 1:
                 option = name.replace("_", "-")
-                raise OnnxPruneError(f"--{option} is {getattr(self, name)}: expected 0 to 1")
+                raise OnnxPruneError(f"--{option} is {given[name]}: expected 0 to 1")
         for name, known in (
             ("optimizer", Optimizer), ("precision", Precision), ("taught_by", Taught),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(known):
                 option, expected = name.replace("_", "-"), " or ".join(get_args(known))
                 raise OnnxPruneError(f"--{option} is '{getattr(self, name)}': expected {expected}")
-        if self.patience and not self.holdout:
+        if self.patience and self.holdout == 0:
             raise OnnxPruneError("--patience needs samples to judge by: give --holdout 0.05, too")
         if self.loss and MIXUP in self.augment:
             raise OnnxPruneError("--augment mixup mixes labels, which --loss cannot: leave one out")
         check(self.augment)
 
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate after the warm-up."""
+        return _SUITS[self.optimizer][0] if self.rate is None else self.rate
+
+    @property
+    def features_if_any(self) -> float:
+        """The weight of the distance at block ends where there are some."""
+        return _SUITS[self.optimizer][1] if self.features is None else self.features
+
+    def aside(self, count: int, chunk: int) -> int:
+        """Return how many of so many chunks of samples are held out."""
+        if self.holdout is None:
+            return min(count // 10, _HELD // chunk)
+        return round(self.holdout * count)
+
     def rate_at(self, step: int, steps: int) -> float:
         """Return the learning rate of a step."""
-        rising = max(1, round(self.warmup * steps))
+        rising, highest = max(1, round(self.warmup * steps)), self.highest_rate
         if step < rising:
-            return self.rate * (step + 1) / rising
-        return self.rate * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+            return highest * (step + 1) / rising
+        return highest * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
     def optimizer_of(self, module: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of a module's parameters."""
@@ -121,8 +147,8 @@ class Recipe:
             {"params": [p for p in held if p.ndim <= 1], "weight_decay": 0.0},
         ]
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=self.rate)
-        return torch.optim.SGD(groups, lr=self.rate, momentum=0.9, nesterov=True)
+            return torch.optim.AdamW(groups, lr=self.highest_rate)
+        return torch.optim.SGD(groups, lr=self.highest_rate, momentum=0.9, nesterov=True)
 
     def digest(self) -> str:
         """Return all settings as text: a checkpoint of other settings is not resumed."""

@@ -192,7 +192,7 @@ class Run:
             what = "loss" if not math.isfinite(loss) else "gradient"
             value = loss if what == "loss" else float(norm)
             raise DivergedError(
-                f"the {what} is {value} at step {step + 1}: lower --rate (it is {self.recipe.rate}) "
+                f"the {what} is {value} at step {step + 1}: lower --rate (it is {self.recipe.highest_rate}) "
                 "or raise --warmup"
             )
         if step % self.batches.each == 0:

@@ -24,7 +24,7 @@ from ..providers import provider_named
 from .batches import Batches
 from .checkpoint import State
 from .convert import from_onnx
-from .features import features, with_outputs
+from .features import Feature, features, with_outputs
 from .loss import Loss
 from .processes import Processes
 from .recipe import Recipe
@@ -46,6 +46,8 @@ class Retrained:
         resumed: the step at which this process began.
         losses: mean loss of each epoch that ended in this process.
         agreement: share of the held-out samples whose class is the teacher's; None without such.
+        kept: number of the epoch whose weights did best on the held-out samples and are kept; 0: those
+            before training; None without such samples.
         parts: in how many a batch was computed in the end, for want of memory.
         seconds: of this process.
     """
@@ -54,6 +56,7 @@ class Retrained:
     resumed: int
     losses: tuple[float, ...]
     agreement: float | None
+    kept: int | None
     parts: int
     seconds: float
 
@@ -100,13 +103,14 @@ def retrain(
     processes, graph, original, output = Processes(device), load(model), load(teacher), Path(output)
     samples = open_samples(data, graph, preprocess=preprocess)
     _check(graph, original, samples, labels)
+    ends = _ends(graph, original, model, plan, recipe)
     run = _prepared(
-        graph, original, samples, recipe, labels, _plan(model, plan, recipe), processes,
-        provider_named(provider),
-    )  # fmt: skip
+        graph, original, samples, recipe, labels, ends, processes, provider_named(provider)
+    )
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
         parts = {"model": digest(model), "teacher": digest(teacher), "data": samples.digest}
+        parts["ends"] = " ".join(end.name for end in ends)
         run.keep(work / "checkpoint.safetensors", {**parts, "recipe": recipe.digest()}, every)
     first = run.memory.step
     try:
@@ -114,9 +118,10 @@ def retrain(
     except DivergedError as error:
         raise DivergedError(f"{error}{_rescued(run, graph, output, model)}") from error
     _write(run, run.final(), graph, output, model)
-    agreement = None if math.isnan(run.memory.agreement) else run.memory.agreement
-    seconds = time.perf_counter() - start
-    return Retrained(run.memory.step, first, losses, agreement, run.memory.parts, seconds)
+    memory, seconds = run.memory, time.perf_counter() - start
+    agreement = None if math.isnan(memory.agreement) else memory.agreement
+    kept = memory.step // run.batches.each - memory.since if run.batches.held else None
+    return Retrained(memory.step, first, losses, agreement, kept, memory.parts, seconds)
 
 
 def _write(run: Run, state: State, graph: Graph, path: Path, model: Path | str) -> None:
@@ -150,14 +155,25 @@ def _check(graph: Graph, teacher: Graph, samples: Samples, labels: str | None) -
         raise DataError(f"--labels '{labels}': the data has no such key; besides inputs: {known}")
 
 
-def _plan(model: Path | str, plan: Path | str | None, recipe: Recipe) -> Path | None:
-    """Return the plan that features need."""
-    if not recipe.features:
-        return None
-    found = Path(plan) if plan is not None else Path(model).with_suffix(".plan.json")
-    if not found.is_file():
+def _ends(
+    graph: Graph, original: Graph, model: Path | str, plan: Path | str | None, recipe: Recipe
+) -> list[Feature]:
+    """Return the block ends to compare at, if any.
+
+    Raises:
+        OnnxPruneError: if they are asked for and there is no plan or no block; or the plan does not fit.
+    """
+    path = Path(plan) if plan is not None else Path(model).with_suffix(".plan.json")
+    wanted = recipe.features_if_any > 0
+    found = features(graph, original, path) if wanted and path.is_file() else []
+    if recipe.features and not path.is_file():
         raise OnnxPruneError(
-            f"--features needs the plan of the prune, and there is no '{found}': give --plan"
+            f"--features needs the plan of the prune, and there is no '{path}': give --plan"
+        )
+    if recipe.features and not found:
+        raise OnnxPruneError(
+            "--features: no residual block of the original is left in the model, so there is nothing "
+            "to compare: leave it out"
         )
     return found
 
@@ -168,7 +184,7 @@ def _prepared(
     samples: Samples,
     recipe: Recipe,
     labels: str | None,
-    plan: Path | None,
+    ends: list[Feature],
     processes: Processes,
     provider: str,
 ) -> Run:
@@ -188,7 +204,6 @@ def _prepared(
     module = refresh_batchnorm(from_onnx(graph), tensors())
     if recipe.unfold:
         module = unfold_batchnorm(module, tensors())
-    ends = [] if plan is None else features(graph, original, plan)
     module = with_outputs(module, [end.name for end in ends])
     device = processes.device
     if recipe.taught_by == "pytorch":

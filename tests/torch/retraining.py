@@ -23,7 +23,7 @@ agraph (float[N, 6] x) => (float[N, 4] y)
     y = Gemm (v, last)
 }
 """
-RECIPE = Recipe(epochs=3, batch=16, rate=0.05, temperature=2.0)
+RECIPE = Recipe(epochs=3, batch=16, optimizer="sgd", rate=0.05, temperature=2.0, holdout=0.0)
 Floats = npt.NDArray[np.float32]
 
 

@@ -27,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 def drawn(**settings: Any) -> Batches:
     """Five batches of eight images an epoch."""
     samples = Samples(40, lambda start, stop: {"x": IMAGES[start:stop]})
-    return Batches(samples, Recipe(epochs=6, batch=8, **settings), ["x"], None)
+    return Batches(samples, Recipe(epochs=6, batch=8, holdout=0.0, **settings), ["x"], None)
 
 
 def epochs(batches: Batches) -> list[list[bytes]]:

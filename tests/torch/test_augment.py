@@ -96,7 +96,7 @@ def test_mixed_images_have_two_labels() -> None:
     y = np.arange(64) % 5
     arrays: dict[str, npt.NDArray[Any]] = {"x": IMAGES, "y": y}
     samples = Samples(64, lambda a, b: {k: v[a:b] for k, v in arrays.items()}, extra=("y",))
-    recipe = Recipe(batch=64, augment=("mixup",), label_weight=1.0)
+    recipe = Recipe(batch=64, augment=("mixup",), label_weight=1.0, holdout=0.0)
     batch = Batches(samples, recipe, ["x"], "y").train(0)
     truth, own = batch.arrays[TRUTH], batch.arrays["y"]
 

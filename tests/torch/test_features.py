@@ -91,7 +91,7 @@ def test_kept_channels_of_the_end_of_a_block(folder: Path) -> None:
 
 
 def test_training_brings_them_nearer(folder: Path) -> None:
-    recipe = Recipe(epochs=10, batch=16, rate=0.02)
+    recipe = Recipe(epochs=10, batch=16, optimizer="sgd", rate=0.02)
     paths = folder / "student.onnx", folder / "teacher.onnx"
     data = str(folder / "data.npz")
     x = np.load(folder / "data.npz")["x"]
@@ -108,6 +108,21 @@ def test_training_brings_them_nearer(folder: Path) -> None:
     assert gaps[10.0] < 0.5 * gaps[0.0]
 
 
+def test_block_ends_count_by_default_where_a_plan_is_at_hand(folder: Path) -> None:
+    paths, data = (folder / "student.onnx", folder / "teacher.onnx"), str(folder / "data.npz")
+    made = {}
+    for plan in (True, False):
+        if not plan:
+            (folder / "student.plan.json").unlink()
+        for weight in (None, 0.0, 1000.0) if plan else (None, 0.0):
+            recipe = Recipe(epochs=1, batch=16, holdout=0.0, features=weight)
+            retrain(*paths, data, folder / "a.onnx", recipe=recipe)
+            made[plan, weight] = (folder / "a.onnx").read_bytes()
+
+    assert made[True, None] == made[True, 1000.0] != made[True, 0.0]
+    assert made[False, None] == made[False, 0.0] == made[True, 0.0]
+
+
 def test_a_model_without_blocks(tmp_path: Path) -> None:
     model = teacher()
     del model.graph.node[5]  # the sum
@@ -119,6 +134,8 @@ def test_a_model_without_blocks(tmp_path: Path) -> None:
     with pytest.raises(OnnxPruneError, match="--features: no residual block of the original"):
         retrain(tmp_path / "student.onnx", tmp_path / "teacher.onnx", {"x": x},
                 tmp_path / "a.onnx", recipe=Recipe(features=1.0))  # fmt: skip
+    retrain(tmp_path / "student.onnx", tmp_path / "teacher.onnx", {"x": x}, tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").exists()
 
 
 def test_trains_with_normalisation_put_back(folder: Path) -> None:
@@ -126,7 +143,7 @@ def test_trains_with_normalisation_put_back(folder: Path) -> None:
     paths, data = (folder / "student.onnx", folder / "teacher.onnx"), str(folder / "data.npz")
     x = np.load(folder / "data.npz")["x"]
 
-    recipe = Recipe(epochs=10, batch=16, unfold=True, average=0.5, temperature=1.0)
+    recipe = Recipe(epochs=10, batch=16, optimizer="sgd", unfold=True, average=0.5, temperature=1.0)
     retrain(*paths, data, folder / "a.onnx", recipe=recipe)
 
     found = onnx.load(folder / "a.onnx").graph.node

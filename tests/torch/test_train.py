@@ -52,7 +52,8 @@ def test_learns_what_the_teacher_says(
     assert before < 0.5
     assert after > 0.8
     assert done.losses[-1] < done.losses[0] / 2
-    assert (done.agreement is None) == (not recipe.holdout)
+    assert (done.agreement is None) == (done.kept is None) == (not recipe.holdout)
+    assert done.kept is None or 0 < done.kept <= 15
     assert done.agreement is None or done.agreement > 0.7
 
 
@@ -134,6 +135,7 @@ def test_what_training_only_harms_stays_as_it_was(folder: Path) -> None:
     x = np.load(folder / "data.npz")["x"]
     np.testing.assert_array_equal(run(folder / "a.onnx", x), run(folder / "teacher.onnx", x))
     assert done.agreement == 1.0
+    assert done.kept == 0
     assert done.losses[-1] > 1.0  # it did harm
 
 
@@ -199,8 +201,12 @@ def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str])
 
     options = ["--epochs", "2", "--batch", "16", "--labels", "y", "--holdout", "0.2"]
     assert cli.main([*command, *options, "--average", "0.9"]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "10 steps, " in said
     assert "of the held-out samples agree" in said
+    assert "than the weights before training" not in said
+    assert cli.main([*command, "--epochs", "1", "--optimizer", "sgd", "--rate", "1e9"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no epoch did better on held-out samples than the weights before training" in said
     assert cli.main([*command, "--optimizer", "lbfgs"]) == 2
     assert "--optimizer is 'lbfgs': expected sgd or adamw or foof" in capsys.readouterr().err
