@@ -164,12 +164,14 @@ def _ends(
         OnnxPruneError: if they are asked for and there is no plan or no block; or the plan does not fit.
     """
     path = Path(plan) if plan is not None else Path(model).with_suffix(".plan.json")
-    wanted = recipe.features_if_any > 0
-    found = features(graph, original, path) if wanted and path.is_file() else []
-    if recipe.features and not path.is_file():
+    if not path.is_file() and plan is not None:
+        raise OnnxPruneError(f"there is no plan '{path}': give the file that `prune` left")
+    if not path.is_file() and recipe.features:
         raise OnnxPruneError(
             f"--features needs the plan of the prune, and there is no '{path}': give --plan"
         )
+    wanted = recipe.features_if_any > 0 and path.is_file()
+    found = features(graph, original, path) if wanted else []
     if recipe.features and not found:
         raise OnnxPruneError(
             "--features: no residual block of the original is left in the model, so there is nothing "

@@ -58,6 +58,7 @@ def test_what_does_not_go_together(folder: Path) -> None:
     refused(folder, "--labels 'z': the data has no such key; besides inputs: 'y'", labels="z")
     refused(folder, "--features needs the plan of the prune, and there is no '.*student.plan.json'",
             recipe=Recipe(features=1.0))  # fmt: skip
+    refused(folder, "there is no plan 'none.json': give the file that", plan="none.json")
     refused(folder, "--augment flip is for images", recipe=Recipe(augment=("flip",)))
     refused(folder, "--holdout 0.001 of 100 samples leaves 0 to judge by",
             recipe=Recipe(holdout=0.001))  # fmt: skip
