@@ -52,7 +52,7 @@ Unfold = Annotated[
     bool,
     typer.Option(
         "--unfold",
-        help="Put BatchNormalization back, which the exporter folded, while training lasts.",
+        help="BatchNormalization goes by each batch; what the exporter folded is put back for it.",
         rich_help_panel=_STEPS,
     ),
 ]
@@ -87,7 +87,7 @@ OwnLoss = Annotated[
 Augment = Annotated[
     str | None,
     typer.Option(
-        help="Change images at random, for both models: crop,flip,cutout,mixup.",
+        help="Change images at random, for both models: zoom,crop,flip,cutout,mixup.",
         metavar="NAMES",
         rich_help_panel=_STEPS,
     ),

@@ -16,6 +16,7 @@ from ..core.errors import DataError, OnnxPruneError
 from ..core.graph import Array
 
 _CHANNELS = {1, 3, 4}
+_STRETCH = np.log(4 / 3)  # of the sides of a part against each other, at most
 Images = Callable[[Array, np.random.Generator], Array]  # (N, C, H, W) -> the same shape
 
 
@@ -41,6 +42,26 @@ def crop(x: Array, rng: np.random.Generator) -> Array:
     return changed
 
 
+def zoom(x: Array, rng: np.random.Generator) -> Array:
+    """Enlarge a part, a quarter of the area or more, to the whole (Szegedy et al., arXiv 1409.4842)."""
+    area, stretch = rng.uniform(0.25, 1, len(x)), np.exp(rng.uniform(-1, 1, len(x)) * _STRETCH)
+    for axis, share in ((2, np.sqrt(area * stretch)), (3, np.sqrt(area / stretch))):
+        side, part = x.shape[axis], np.minimum(share, 1)[:, None]
+        start = rng.uniform(0, 1, (len(x), 1)) * (1 - part)
+        x = _resampled(x, axis, (start + part * (np.arange(side) + 0.5) / side) * side - 0.5)
+    return x
+
+
+def _resampled(x: Array, axis: int, places: NDArray[np.float64]) -> Array:
+    """Return the values at places between the pixels of an axis, (N, side), by linear interpolation."""
+    last = x.shape[axis] - 1
+    places = np.expand_dims(places.clip(0, last), (1, 5 - axis))
+    below = places.astype(np.int64)
+    right = (places - below).astype(x.dtype)
+    low, high = (np.take_along_axis(x, at, axis) for at in (below, np.minimum(below + 1, last)))
+    return low + right * (high - low)
+
+
 def flip(x: Array, rng: np.random.Generator) -> Array:
     """Mirror every other image, left to right."""
     chosen = rng.random(len(x)) < 0.5
@@ -58,7 +79,7 @@ def cutout(x: Array, rng: np.random.Generator) -> Array:
     return np.where(covered, x.mean((2, 3), keepdims=True), x)
 
 
-CHANGES: dict[str, Images] = {"crop": crop, "flip": flip, "cutout": cutout}
+CHANGES: dict[str, Images] = {"zoom": zoom, "crop": crop, "flip": flip, "cutout": cutout}
 MIXUP = "mixup"
 _ALPHA = 1.0  # of the Beta distribution; the paper's on CIFAR-10
 

@@ -47,12 +47,14 @@ class Recipe:
             them tensors; returns one number as a tensor.
         clip: largest norm of a gradient. The squared temperature makes norms of 50 to 200 for ten
             classes: 1 then cuts every step of SGD to the length that the rate says.
-        augment: changes of images: crop, flip, cutout, mixup.
+        augment: changes of images: zoom, crop, flip, cutout, mixup.
         repeat: epochs that are drawn; those after them take the same batches, changes included, in
             another order, and what the teacher said of them is kept, as far as a gigabyte goes: it then
             costs no more. 0: every epoch is drawn anew.
         average: how much of the running average of weights stays in a step, such as 0.999; 0: none.
-        unfold: whether BatchNormalization that the exporter folded is put back while training lasts.
+        unfold: whether BatchNormalization goes by the statistics of each batch; what the exporter folded
+            is put back while training lasts. Without, it keeps its statistics and trains scale and
+            shift: those of a small batch are noise to a model that is to say what another says.
         holdout: share of the samples that is not trained on; the weights that do best there are kept,
             those before training among them: training on a few hundred samples often only harms. None: a
             tenth of them, at most a thousand; none of fewer than ten.

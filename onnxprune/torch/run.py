@@ -27,6 +27,7 @@ from .batches import Batch, Batches
 from .checkpoint import State
 from .foof import Foof
 from .loss import Loss
+from .ops.norm import BatchNormalization
 from .processes import Processes
 from .recipe import Recipe
 from .teachers import laid_out
@@ -224,8 +225,15 @@ class Run:
                 "in %d parts, whose gradients are added up", rows, step + 1, len(batch), self.memory.parts,
             )  # fmt: skip
 
-    def _in_parts(self, step: int, batch: Batch) -> float:
+    def _begin(self) -> None:
+        """Turn to training; BatchNormalization keeps its statistics unless it is put back for theirs."""
         self.module.train()
+        for part in self.module.modules():
+            if isinstance(part, BatchNormalization):
+                part.train(self.recipe.unfold)
+
+    def _in_parts(self, step: int, batch: Batch) -> float:
+        self._begin()
         self.optimizer.zero_grad()
         torch.manual_seed(
             (self.recipe.seed * self.batches.steps + step) * 1024 + self.processes.rank

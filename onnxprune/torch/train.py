@@ -203,9 +203,9 @@ def _prepared(
         for feeds in some():
             yield [from_numpy(array) for array in feeds.values()]
 
-    module = refresh_batchnorm(from_onnx(graph), tensors())
+    module = from_onnx(graph)
     if recipe.unfold:
-        module = unfold_batchnorm(module, tensors())
+        module = unfold_batchnorm(refresh_batchnorm(module, tensors()), tensors())
     module = with_outputs(module, [end.name for end in ends])
     device = processes.device
     if recipe.taught_by == "pytorch":

@@ -34,6 +34,26 @@ def test_flip_mirrors_about_half() -> None:
     assert 16 < sum(mirrored) < 48
 
 
+def test_zoom_shows_a_part() -> None:
+    """Of planes, zoomed, there are planes: their slopes say how large a part is, their values where."""
+    rows, columns = np.mgrid[:16, :24].astype(np.float32)
+    planes = np.stack([rows, columns, rows + 2 * columns])[None].repeat(200, 0)
+
+    found, _ = changed("zoom", x=planes)
+
+    inside = found[:, :, 1:-1, 1:-1]  # half a pixel beyond the border is not made up
+    shares = np.stack([np.diff(inside[:, 0], axis=1)[:, 0, 0], np.diff(inside[:, 1])[:, 0, 0]], 1)
+    np.testing.assert_allclose(np.diff(inside[:, 0], axis=1), np.broadcast_to(
+        shares[:, :1, None], (200, 13, 22)), atol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(inside[:, 2], inside[:, 0] + 2 * inside[:, 1], atol=1e-4)
+    area, stretch = shares.prod(1), shares[:, 0] / shares[:, 1]
+    assert 0.249 < area.min() < 0.35 < 0.9 < area.max() <= 1.001
+    assert 0.74 < stretch.min() < 0.8 < 1.25 < stretch.max() < 1.34
+    assert found[:, 0].min() >= 0
+    assert found[:, 0].max() <= 15
+    assert len(np.unique(found[:, 0, 0, 0])) > 150
+
+
 def test_crop_shifts_by_up_to_an_eighth() -> None:
     """Every image is a window of the image with mirrored borders; all shifts occur."""
     found, _ = changed("crop", x=np.repeat(IMAGES, 8, 0))
@@ -87,7 +107,7 @@ def test_refuses_what_is_no_image_or_no_change() -> None:
     with pytest.raises(DataError, match=r"--augment flip is for images .* 'x' \[2, 5\]"):
         augment.images(("flip",), batch, ["x", "ids"])
     assert augment.images((), batch, ["x", "ids"]) == []
-    with pytest.raises(OnnxPruneError, match="--augment 'rotate' is unknown: expected crop"):
+    with pytest.raises(OnnxPruneError, match="--augment 'rotate' is unknown: expected zoom, crop"):
         augment.check(("flip", "rotate"))
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import ModelProto, numpy_helper, parser
 from torch import nn
 
 from onnxprune.core.errors import DataError
-from onnxprune.torch import from_onnx, refresh_batchnorm, to_onnx, unfold_batchnorm
+from onnxprune.torch import (
+    Recipe,
+    from_onnx,
+    refresh_batchnorm,
+    retrain,
+    to_onnx,
+    unfold_batchnorm,
+)
 from tests.torch.compare import called, drawn, gap, outputs_of, step
 
 EQUAL = 1e-5
@@ -114,6 +123,30 @@ def test_norms_take_the_statistics_of_samples() -> None:
     norm, parts = fresh.get_submodule(first.target), [held[str(a.target)] for a in first.args[1:]]
     evaluated = norm.eval()(x, *parts)
     torch.testing.assert_close(norm.train()(x, *parts), evaluated)
+
+
+@pytest.mark.parametrize("unfold", [False, True])
+def test_training_moves_statistics_only_where_asked_to(unfold: bool, tmp_path: Path) -> None:
+    model = _normed()
+    onnx.save(model, tmp_path / "teacher.onnx")
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        if tensor.name == "s1":
+            tensor.CopyFrom(numpy_helper.from_array(values["s1"] / 2, "s1"))
+    onnx.save(model, tmp_path / "student.onnx")
+    x = np.random.default_rng(1).standard_normal((64, 6, 4, 4)).astype(np.float32)
+
+    recipe = Recipe(epochs=20, batch=16, optimizer="sgd", rate=0.1, unfold=unfold, holdout=0.0)
+    done = retrain(
+        tmp_path / "student.onnx", tmp_path / "teacher.onnx", {"x": x}, tmp_path / "a.onnx",
+        recipe=recipe,
+    )  # fmt: skip
+
+    made = onnx.load(tmp_path / "a.onnx").graph.initializer
+    found = {t.name: numpy_helper.to_array(t) for t in made}
+    same = {name for name, value in values.items() if np.array_equal(value, found[name])}
+    assert unfold or done.losses[-1] < 0.5 * done.losses[0]  # batches are noise to it
+    assert same == (set() if unfold else {"m0", "v0", "m1", "v1", "m2", "v2"})
 
 
 @pytest.mark.parametrize("change", [unfold_batchnorm, refresh_batchnorm])
