@@ -159,7 +159,8 @@ def row(name: str, home: Path, macs: float, minutes: float, other: str, table: T
     start = time.process_time()
     done = retrain(student, case.model, case.train, final, recipe=recipe)
     spent = (time.process_time() - start) / 60
-    told = f"retrained, {done.steps} steps of {recipe.batch}, {spent:.1f} CPU min, epoch {done.kept} of {recipe.epochs} kept"
+    told = f"retrained, {done.steps} steps of {recipe.batch}, {spent:.1f} CPU min"
+    told += f", epoch {done.kept} of {recipe.epochs} kept"
     table.add_row(name, told, f"{left:.3f}", *compared(case, final))
 
 

@@ -59,7 +59,8 @@ def _resampled(x: Array, axis: int, places: NDArray[np.float64]) -> Array:
     below = places.astype(np.int64)
     right = (places - below).astype(x.dtype)
     low, high = (np.take_along_axis(x, at, axis) for at in (below, np.minimum(below + 1, last)))
-    return low + right * (high - low)
+    between: Array = low + right * (high - low)
+    return between
 
 
 def flip(x: Array, rng: np.random.Generator) -> Array:
