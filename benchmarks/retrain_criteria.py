@@ -93,7 +93,7 @@ class Study:
         pruned = time.process_time()
         retrain(
             small, self.model, {"images": self.train}, final,
-            recipe=dataclasses.replace(RECIPE, epochs=1, batch=BATCH, seed=seed),
+            recipe=dataclasses.replace(RECIPE, epochs=1, batch=BATCH, seed=seed, holdout=0.0),
         )  # fmt: skip
         seconds = round(pruned - start, 1), round(time.process_time() - pruned, 1)
         return Row(

@@ -131,6 +131,6 @@ def _as_laid_out(x: Tensor) -> Tensor:
     """Return images with the axis of their channels where it is in memory: last.
 
     The gradient of `mse_loss` is always laid out like the shape; were that other than the images' own
-    layout, all of the backward pass would mix the two, at half its speed.
+    layout, all of the backward pass would mix the two, which is slow.
     """
     return x.movedim(1, -1) if x.ndim == 4 else x
