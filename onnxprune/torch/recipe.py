@@ -21,7 +21,7 @@ _HELD = 1000  # samples by which a percent of accuracy can be told
 _SUITS: dict[Optimizer, tuple[float, float]] = {  # rate, and weight of block ends
     "sgd": (0.01, 0.0),  # plain gradients make nothing of block ends
     "adamw": (1e-4, 0.0),
-    "foof": (0.2, 1000.0),
+    "foof": (0.1, 1000.0),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnxprune.torch import Recipe
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.01), ("adamw", 1e-4), ("foof", 0.2)])
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.01), ("adamw", 1e-4), ("foof", 0.1)])
 def test_the_rate_suits_the_optimizer(optimizer: str, rate: float) -> None:
     recipe = Recipe(optimizer=optimizer, warmup=0.1)  # type: ignore[arg-type]
     rates = [recipe.rate_at(step, 100) for step in range(100)]
