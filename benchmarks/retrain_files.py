@@ -134,9 +134,9 @@ def detected(case: Case, model: Path) -> float | None:
     """Return Dice's coefficient of the objects that a detector and its original find."""
     if case.read is None:
         return None
-    ((name, photos),) = case.unseen.items()
+    ((name, pictures),) = case.unseen.items()
     theirs, mine = (
-        [case.read(outputs(session, {name: photo[None]})) for photo in photos]
+        [case.read(outputs(session, {name: picture[None]})) for picture in pictures]
         for session in (Session(case.model), Session(model))
     )
     shared = sum(alike(a, b) for a, b in zip(theirs, mine, strict=True))
