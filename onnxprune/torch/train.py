@@ -118,7 +118,12 @@ def retrain(
     except DivergedError as error:
         raise DivergedError(f"{error}{_rescued(run, graph, output, model)}") from error
     _write(run, run.final(), graph, output, model)
-    memory, seconds = run.memory, time.perf_counter() - start
+    return _done(run, first, losses, time.perf_counter() - start)
+
+
+def _done(run: Run, first: int, losses: tuple[float, ...], seconds: float) -> Retrained:
+    """Say what a run did that began at step `first`."""
+    memory = run.memory
     agreement = None if math.isnan(memory.agreement) else memory.agreement
     kept = memory.step // run.batches.each - memory.since if run.batches.held else None
     return Retrained(memory.step, first, losses, agreement, kept, memory.parts, seconds)
