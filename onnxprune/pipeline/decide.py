@@ -172,7 +172,9 @@ def chosen(
         subject=subject,
         mask=mask,
         criterion=Step(name, settings_of(criterion)),
-        selection={"budget": with_blocks(asked, request)} | dataclasses.asdict(request.options),
+        selection={"budget": with_blocks(asked, request)}
+        | dataclasses.asdict(request.options)
+        | ({} if found.lost is None else {"lost": found.lost}),
         repair=known.repair,
         evidence=known.evidence,
         scores=tuple(scores),

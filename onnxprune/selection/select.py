@@ -49,6 +49,7 @@ class Selection:
         after: figures of what remains.
         trail: float64, shape (S, 2): after each step, the budget's figure as a share of the
             original's, and the summed (normalised) scores of what was removed; none without a budget.
+        lost: what was removed as a share of all (normalised) scores; None without a budget.
     """
 
     units: Ints
@@ -56,6 +57,7 @@ class Selection:
     before: Figures
     after: Figures
     trail: Floats
+    lost: float | None = None
 
 
 def least(cost: CostModel, options: Options) -> Figures:
@@ -122,7 +124,10 @@ def select(
     else:
         descent.ranked() if scope == "global" else descent.least_common_share()
         _meets(budget, limit, ledger, original)
-    return _selection(cost, ledger, order, before, np.array(descent.trail))
+    found = _selection(cost, ledger, order, before, np.array(descent.trail))
+    went = sum(float(c[len(c) - 1 - kept]) for c, kept in zip(lost, found.kept, strict=True))
+    whole = sum(float(c[-1]) for c in lost)
+    return dataclasses.replace(found, lost=went / whole if whole else 0.0)
 
 
 def as_listed(cost: CostModel, options: Options) -> Selection:

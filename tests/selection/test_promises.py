@@ -232,6 +232,22 @@ def test_equal_input_gives_the_equal_selection_and_ties_go_to_the_lowest(network
         assert np.isin(group.units[: len(group) - kept], first.units).all()
 
 
+@each_network
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_what_is_lost_is_the_share_of_the_scores_that_went(network: str, scope: str) -> None:
+    cost = cost_of(network)
+    scores = drawn(cost)
+
+    options = Options(scope=scope)  # type: ignore[arg-type]
+    found = select(cost, scores, Budget.parse("macs", 0.7), options)
+
+    groups = zip(cost.analysis.groups, normalised(scores, "mean"), strict=True)
+    gone = [values[np.isin(group.units, found.units)].sum() for group, values in groups]
+    whole = sum(len(group) for group in cost.analysis.groups)  # each group's mean is one
+    assert found.lost is not None and 0 < found.lost < 1
+    assert found.lost == pytest.approx(sum(gone) / whole, rel=1e-9)
+
+
 def test_the_trail_descends_to_the_limit() -> None:
     cost = cost_of("resnet")
 

@@ -26,7 +26,7 @@ class Figures:
     template = """
 {% for name, plan, cards, proof in plans %}
 <h3 class="name">{{ name }}</h3>
-<p>Asked for: {{ plan.selection.get("budget", "not said") }}. Scored by {{ plan.criterion.name }}, {{ "no repair" if plan.repair is none or plan.repair.name == "none" else plan.repair.name ~ " repair" }}.</p>
+<p>Asked for: {{ plan.selection.get("budget", "not said") }}. Scored by {{ plan.criterion.name }}{% if plan.selection.lost is defined %} (what goes holds {{ "%.1f" | format(100 * plan.selection.lost) }} % of all scores){% endif %}, {{ "no repair" if plan.repair is none or plan.repair.name == "none" else plan.repair.name ~ " repair" }}.</p>
 <div class="cards">
 {% for title, write, change, bar in cards %}
 <div class="card"><span>{{ title }}</span><b>{{ write(change.after) }}</b><span>of {{ write(change.before) }}{% if change.after < change.before %}, {{ change | less }}{% endif %}</span>{{ bar }}</div>
