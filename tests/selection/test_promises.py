@@ -244,7 +244,8 @@ def test_what_is_lost_is_the_share_of_the_scores_that_went(network: str, scope: 
     groups = zip(cost.analysis.groups, normalised(scores, "mean"), strict=True)
     gone = [values[np.isin(group.units, found.units)].sum() for group, values in groups]
     whole = sum(len(group) for group in cost.analysis.groups)  # each group's mean is one
-    assert found.lost is not None and 0 < found.lost < 1
+    assert found.lost is not None
+    assert 0 < found.lost < 1
     assert found.lost == pytest.approx(sum(gone) / whole, rel=1e-9)
 
 
