@@ -65,6 +65,20 @@ def fastest(found: list[Array], least: float = 0.65) -> Objects:
     return _objects(centres, sides, cells[:, 5:], scores, least)
 
 
+def texts(found: list[Array]) -> Objects:
+    """Read PP-OCR: boxes around the connected regions that `regions_found` counts."""
+    marks, sizes = _regions(found)
+    places = [p for p, size in zip(ndimage.find_objects(marks), sizes, strict=True) if size >= 16]
+    corners = [(x.start, y.start, x.stop, y.stop) for y, x in places]
+    return Objects(np.array(corners).reshape(-1, 4), np.zeros(len(corners)))
+
+
+def _regions(found: list[Array]) -> tuple[Array, Array]:
+    """Return numbered regions of text above 0.3, and how many pixels each has."""
+    marks, count = ndimage.label(np.squeeze(found[0]) > 0.3)
+    return marks, np.asarray(ndimage.sum_labels(marks > 0, marks, range(1, count + 1)))
+
+
 def _objects(centres: Array, sides: Array, classes: Array, scores: Array, least: float) -> Objects:
     boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
     kept = suppressed(boxes, scores, least, most=0.45)
@@ -117,9 +131,5 @@ def best_object(found: list[Array]) -> str:
 
 def regions_found(found: list[Array]) -> str:
     """Read PP-OCR: connected regions of text above 0.3, of at least 16 pixels."""
-    text = np.squeeze(found[0]) > 0.3
-    marks, count = ndimage.label(text)
-    sizes = ndimage.sum_labels(text, marks, range(1, count + 1))
-    return (
-        f"{int((np.asarray(sizes) >= 16).sum())} regions, {100 * text.mean():.1f} % of the pixels"
-    )
+    marks, sizes = _regions(found)
+    return f"{int((sizes >= 16).sum())} regions, {100 * (marks > 0).mean():.1f} % of the pixels"

@@ -1,4 +1,4 @@
-"""Accuracy at equal measured time: the sentence encoder and a small MobileNetV2, without training.
+"""Accuracy at equal measured time: published networks and the sentence encoder, without training.
 
     python benchmarks/latency_accuracy.py [NAME ...] [--shares 0.7,0.5] [--rows FILE]
                                           [--ways macs,uniform,latency,joint,onnxsim]
@@ -7,8 +7,9 @@ Ways: `macs`, the default criterion under a budget in MACs, narrowed until the m
 asked for; `uniform`, the same with one share for every group; `latency`, time as the budget; `joint`, with
 blocks, too; `onnxsim`, its structured pruning by L2 norms and its `apply_pruning_finetune`, narrowed
 likewise. All see the same samples without labels; ours are repaired by default settings. The encoder is
-judged by 1,821 sentences, MobileNetV2 by its agreement with the original on 50 photos of ImageNet that
-pruning has not seen. One thread, one sample, in turns with the original; this wants a quiet machine.
+judged by 1,821 sentences, the others by their likeness to the original (of answers, of objects found, of
+outputs) on 50 photos of ImageNet that pruning has not seen. One thread, one sample, in turns with the
+original; this wants a quiet machine.
 Scores are made once per network: seconds are those of the last prune, most of them without. `--rows`
 keeps what was measured: run again to go on. Needs what `retrain_files.py` needs.
 """
@@ -36,6 +37,7 @@ from benchmarks.retrain_files import CASES, FIGURES, Case, compared
 from onnxprune.show.report import PruneReport
 
 CALIBRATION = 512
+NETWORKS = "mobilenetv2_035_flowers yolox_nano ppocrv3_det_en text"
 WAYS = "macs,uniform,latency,joint,onnxsim"
 
 
@@ -93,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", default=["mobilenetv2_035_flowers", "text"])
+    parser.add_argument("names", nargs="*", default=NETWORKS.split())
     parser.add_argument("--shares", type=lambda t: [*map(float, t.split(","))], default=[0.7, 0.5])
     parser.add_argument("--ways", type=lambda text: text.split(","), default=WAYS.split(","))
     parser.add_argument("--rows", type=Path, default=Path("latency_accuracy.jsonl"))

@@ -3,12 +3,13 @@
     python benchmarks/retrain_files.py [NAME ...] [--macs 0.5] [--minutes 8] [--work FOLDER] [--quick]
            [--recipe optimizer=sgd,rate=0.005]
 
-A small MobileNetV2, two detectors and a sentence encoder. Each is pruned and repaired with the
-defaults, then taught by its original on the same samples: 150 photos, zoomed and mirrored, or 4,096
-sentences. Likeness to the original is on 50 photos and 1,821 sentences that neither step has seen: of
-answers, of outputs, and of the objects that a detector finds (Dice's coefficient; an object is the same
-in its class and in half of its box); accuracy where there are labels. `--recipe` changes settings of the
-training. The number of epochs follows from the time of the first steps.
+A small MobileNetV2, two detectors of objects, one of text and a sentence encoder. Each is pruned and
+repaired with the defaults, then taught by its original on the same samples: 150 photos (for text, with
+words written on them), zoomed and mirrored, or 4,096 sentences. Likeness to the original is on 50 photos
+and 1,821 sentences that neither step has seen: of answers, of outputs, and of the objects that a detector
+finds (Dice's coefficient; an object is the same in its class and in half of its box); accuracy where there
+are labels. `--recipe` changes settings of the training. The number of epochs follows from the time of
+the first steps.
 Needs the data that `benchmarks/cifar.py` describes.
 """
 
@@ -26,19 +27,24 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
 import onnxprune
 from benchmarks import cifar
-from benchmarks.files_detections import Objects, alike, boxed, fastest, yolox
+from benchmarks.files_detections import Objects, alike, boxed, fastest, texts, yolox
 from benchmarks.files_samples import Array, fitted, outputs, photos
 from onnxprune.core.configured import replaced, written
 from onnxprune.core.runtime import Session
 from onnxprune.torch import Recipe, retrain
 
 UNSEEN, SENTENCES, CALIBRATION = 50, 4096, 512
+WORDS = (
+    "OPEN exit Main Street coffee No.7 station 24h ticket Garden sale Market bus left TAXI hotel"
+)
+MEAN, STD = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])
 FIGURES = ("accuracy", "agreement", "same objects", "error")
 IMAGES = Recipe(batch=16, augment=("zoom", "flip"))  # photos are few
 
@@ -82,6 +88,27 @@ def of_photos(
     return case
 
 
+def lettered(image: Image.Image, rng: np.random.Generator) -> Array:
+    """Return a photo with a few words written on it, as PP-OCR sees it."""
+    image = image.copy()
+    pen = ImageDraw.Draw(image)
+    for y in range(rng.integers(10, 40), 230, rng.integers(40, 80)):
+        words = " ".join(rng.choice(WORDS.split(), rng.integers(1, 4)))
+        colour = (255, 255, 200) if np.asarray(image)[y].mean() < 128 else (30, 0, 60)
+        font = ImageFont.load_default(int(rng.integers(14, 26)))
+        pen.text((int(rng.integers(60)), y), words, fill=colour, font=font)
+    return fitted(image, 256, 256, mean=MEAN, std=STD)
+
+
+def signs(home: Path) -> Case:
+    """Return the detector of text, on photos that words are written on."""
+    del home
+    folder, rng = cifar.folder(), np.random.default_rng(0)
+    seen = np.concatenate([lettered(image, rng) for image in photos(folder)[0]])
+    model = folder / "onnx" / "ppocrv3_det_en.onnx"
+    return Case(model, {"x": seen[:-UNSEEN]}, {"x": seen[-UNSEEN:]}, IMAGES, read=texts)
+
+
 def encoder(home: Path) -> Case:
     """Return the sentence encoder with its head."""
     from benchmarks import text  # which needs transformers
@@ -99,6 +126,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
         "fastestdet", "input.1", lambda i: fitted(i, 352, 352, bgr=True, std=255), fastest
     ),
     "yolox_nano": of_photos("yolox_nano", "images", boxed, yolox),
+    "ppocrv3_det_en": signs,
     "text": encoder,
 }
 
