@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -46,7 +46,6 @@ CALIBRATION, BLOCKS = 512, 25
 ROUNDS = 6  # of narrowing until the time is as asked
 CLOSE = 0.03
 BY_MACS = {"macs": None, "uniform": "uniform"}  # scope of each way; None: the criterion's own
-Made = TypeVar("Made")
 WAYS = "width,depth:cka,joint:cka,joint:branch"
 
 
@@ -106,41 +105,44 @@ def shallow(
 
 
 def by_macs(path: Path, target: Path, way: str, share: float, asked: dict[str, Any]) -> PruneReport:
-    """Prune under a budget in MACs until the measured time is as asked."""
-    return narrowed(
-        lambda macs: onnxprune.prune(path, target, macs=macs, scope=BY_MACS[way], **asked),
+    """Prune under a budget in MACs until the measured time is as asked, then once more with repair."""
+    asked = {**asked, "scope": BY_MACS[way]}
+    macs = narrowed(
+        lambda macs: onnxprune.prune(path, target, macs=macs, **{**asked, "repair": "none"}),
         lambda: measured(path, target),
         share,
     )
+    return onnxprune.prune(path, target, macs=macs, **asked)
 
 
-def narrowed(prune: Callable[[float], Made], clock: Callable[[], float], share: float) -> Made:
-    """Prune to fewer or more of the MACs until the time is as asked."""
+def narrowed(prune: Callable[[float], object], clock: Callable[[], float], share: float) -> float:
+    """Prune to fewer or more of the MACs until the time is as asked; returns what was asked last."""
     low, high, macs = 0.0, 1.0, share
-    for _ in range(ROUNDS):
-        made, found = prune(macs), clock()
-        if abs(found / share - 1) <= CLOSE:
+    for left in reversed(range(ROUNDS)):
+        prune(macs)
+        found = clock()
+        if abs(found / share - 1) <= CLOSE or not left:
             break
         low, high = (low, macs) if found > share else (macs, high)
         guess = macs * share / found
         macs = guess if low < guess < high else (low + high) / 2
-    return made
+    return macs
 
 
 def peer(path: Path, target: Path, share: float, samples: Mapping[str, Any]) -> tuple[float, float]:
-    """Let onnxsim prune until the time is as asked; returns the MACs left and the seconds it took."""
+    """Let onnxsim prune until the time is as asked, then tune; returns the MACs left and the seconds."""
     count = len(next(iter(samples.values())))
     batches = [{n: x[i : i + 64] for n, x in samples.items()} for i in range(0, count, 64)]
-    seconds = 0.0
 
-    def prune(kept: float) -> None:
-        nonlocal seconds
-        start = time.process_time()
+    def prune(kept: float) -> onnx.ModelProto:
         model = onnx.load_from_string(peers.onnxsim_structured(path, 1 - kept))
-        onnx.save(finetuned(path, model, batches), target)
-        seconds += time.process_time() - start
+        onnx.save(model, target)
+        return model
 
-    narrowed(prune, lambda: measured(path, target), share)
+    kept = narrowed(prune, lambda: measured(path, target), share)
+    start = time.process_time()
+    onnx.save(finetuned(path, prune(kept), batches), target)
+    seconds = time.process_time() - start
     macs = onnxprune.inspect(target).total.macs / onnxprune.inspect(path).total.macs
     return macs, seconds
 

@@ -23,6 +23,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,15 @@ def request(path: Path, share: float, way: str, threads: int, folder: Path) -> d
             asked |= {"latency": share, "threads": threads, "work": folder / f"{path.stem}.work"}
             report = onnxprune.prune(path, target, **asked)
         else:
-            report = narrowed(
-                lambda macs: onnxprune.prune(path, target, macs=macs, **asked), clock, share
-            )
+            prune = partial(onnxprune.prune, path, target, **asked)
+            macs = narrowed(lambda macs: prune(macs=macs), clock, share)
+            report = prune(macs=macs)
     except onnxprune.BudgetError as error:
         return {"refused": str(error)}
-    macs = report.figures["macs"]
+    left = report.figures["macs"]
     lost = read_plan(target.with_suffix(".plan.json")).selection["lost"]
     assert isinstance(lost, float)
-    return {"time": clock(), "macs": macs.after / macs.before, "kept": 1 - lost}
+    return {"time": clock(), "macs": left.after / left.before, "kept": 1 - lost}
 
 
 def exported(name: str, folder: Path) -> Path:
