@@ -216,6 +216,31 @@ def test_the_aim_moves_until_the_clock_agrees(
 
 
 @pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("depths", "options", "said"),
+    [
+        ((1, 1), (), []),
+        ((2, 1), (), ["1 residual block "]),
+        ((2, 2), (), ["2 residual blocks "]),
+        ((2, 2), ("--drop-block", "s0b17"), []),
+    ],
+)
+def test_blocks_that_could_go_are_said_where_none_were_asked_for(
+    depths: tuple[int, int],
+    options: tuple[str, ...],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_clock(monkeypatch, lambda ratio: ratio)
+    onnx.save(bottlenecks(depths, (16, 24), 16).model(), "net.onnx")
+    found = pruned("--latency", "0.7", *options, capsys=capsys)
+
+    notes = [note.partition("could")[0] for note in found["notes"] if "--depth" in note]
+    assert notes == said
+
+
+@pytest.mark.usefixtures("home")
 def test_a_clock_that_never_agrees_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ anew. Blocks that were left out before are missing from the copies; shares are t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..latency.copies import Copy
 from ..measure.clock import Clock
 from ..selection.budget import Budget
 from ..show.report import plain
+from ..structure.blocks import find_blocks
 from .decide import Decision, Ranked, ranked
 from .fit import measured
 from .joint import choosing
@@ -105,7 +107,7 @@ def timed(
     return dataclasses.replace(
         decision,
         selection={**decision.selection, "times": plain(times)},
-        notes=(*decision.notes, *_notes(request, times)),
+        notes=(*decision.notes, *_notes(request, times), *_untried(request, subject)),
     )
 
 
@@ -131,3 +133,10 @@ def _notes(request: PruneRequest, times: Times) -> list[str]:
             "the machine too busy"
         )
     return said
+
+
+def _untried(request: PruneRequest, subject: Subject) -> Iterator[str]:
+    """Say that blocks could go, which nobody asked for: narrow layers save little of their time."""
+    if request.depth is None and not request.dropped and (found := find_blocks(subject.analysis)):
+        are = "residual block could be" if len(found) == 1 else "residual blocks could be"
+        yield f"{len(found)} {are} left out whole, too: --depth weighs time won there against channels"
