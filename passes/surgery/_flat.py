@@ -1,52 +1,22 @@
-"""Where the readers of a tensor are flat: values that they cannot tell apart need not be met.
+"""Refits that aim at what the readers of an operator see of it.
 
 A ReLU makes zero of every negative number. A refit that aims at the number the original had there
-spends its few weights on what nobody sees: any other negative number is as good.
+spends its few weights on what nobody sees: any other negative number is as good. A sigmoid is flat but for
+a little: nearly all scores of a detector are background, and a refit that minds how far below zero each
+of them is has nothing left for the few that are objects.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from onnx import NodeProto, helper
 
-from onnxprune.core.graph import Array, Graph
+from onnxprune.core.graph import Array
 
+from ._ends import Ends
 from ._refit import Floats, Normal, Singles
 
+_WORTH = 0.97  # of the error: where a step leaves more of it, it was the last
 _HELD = 1 << 30  # bytes of rows that are held for further steps; an operator with more gets none
-Ends = tuple[float, float]
-EVERYWHERE: Ends = (-math.inf, math.inf)  # nothing is flat
-
-
-def flat_ends(graph: Graph, tensor: str) -> Ends:
-    """Return lo and hi: all that read `tensor` see anything up to lo alike, and anything from hi on.
-
-    Infinite where that is not so: a reader of another kind, or somebody outside the graph.
-    """
-    readers = [graph.nodes[i] for i in graph.consumers().get(tensor, [])]
-    if not readers or tensor in graph.bound:
-        return EVERYWHERE
-    ends = [_ends(graph, node, tensor) for node in readers]
-    return min(lo for lo, _ in ends), max(hi for _, hi in ends)
-
-
-def _ends(graph: Graph, node: NodeProto, tensor: str) -> Ends:
-    if node.op_type == "Relu":
-        return 0.0, math.inf
-    if node.op_type != "Clip" or node.input[0] != tensor:
-        return EVERYWHERE
-    given = {a.name: float(helper.get_attribute_value(a)) for a in node.attribute}
-    found = [given.get("min", -math.inf), given.get("max", math.inf)]
-    for slot, name in enumerate(node.input[1:3]):
-        if not name:
-            continue
-        if name not in graph.weights:
-            return EVERYWHERE
-        found[slot] = float(np.asarray(graph.weights[name].array).ravel()[0])
-    lo, hi = found
-    return lo, hi
 
 
 class Seen:
@@ -56,10 +26,11 @@ class Seen:
         """Start without rows.
 
         Args:
-            ends: of what the outputs flow into.
-            steps: refits that follow the first.
+            ends: of what the outputs flow into, each of shape (G * q,).
+            steps: refits that follow the first, at most.
         """
-        self.ends, self.steps = ends, steps if ends != EVERYWHERE else 0
+        self.ends = [end.astype(np.float32) for end in ends]
+        self.steps = steps if np.isfinite(self.ends).any() else 0
         self.rows: list[tuple[Singles, Array, Array]] = []
 
     def add(self, x: Singles, target: Array, rest: Array | None) -> None:
@@ -84,16 +55,23 @@ class Seen:
     def refined(self, equations: Normal, old: Floats, ridge: Floats) -> tuple[Floats, Floats]:
         """Return weights (G, q, p) and biases (G, q): the refit, and those that follow it.
 
+        They end where one lowers the squared error that is seen by little.
         The ridge is one per output, shape (G, q).
         """
         weight, bias = equations.solve(old, ridge)
+        before = np.inf
         for _ in range(self.steps):
-            aims = []
+            aims, seen = [], 0.0
             for x, least, most in self.rows:
                 given = x @ weight.transpose(0, 2, 1).astype(x.dtype) + bias[:, None].astype(
                     x.dtype
                 )
-                aims.append((x, np.clip(given, least, most)))
+                aim = np.clip(given, least, most)
+                aims.append((x, aim))
+                seen += float(((aim - given) ** 2).sum(dtype=np.float64))
+            if seen > _WORTH * before:
+                break
+            before = seen
             equations.aim(aims)
             weight, bias = equations.solve(old, ridge)
         return weight, bias

@@ -5,9 +5,10 @@ the *repaired so far* model, Y what the original model computes at that place; l
 new weights. Where the output joins a sum (residual Add), Y is the original sum minus what the other
 branch delivers now, so that errors already in the stream are corrected too.
 
-Where all that reads an output is a ReLU (or a Clip), Y need not be met where it is negative: any
-negative number is as good. A few steps in turn take as targets the values nearest to what the refitted
-operator computes among those that the readers cannot tell from Y, and refit:
+Where all that reads an output is a ReLU, Y need not be met where it is negative: any negative number is
+as good. So is anything beyond the ends of a Clip and, nearly, of a sigmoid (`_ends`). A few steps in turn
+take as targets the values nearest to what the refitted operator computes among those that the readers
+cannot tell from Y, and refit:
 
     Y' = min(X W^T + b, 0) where Y <= 0,   Y elsewhere
 
@@ -45,7 +46,8 @@ from onnxprune.core.scopes import captured_names
 from onnxprune.core.shapes import instantiate
 
 from ._columns import KeptBlock, kept_block, kept_outputs, shared_weights
-from ._flat import Seen, by_group, flat_ends
+from ._ends import flat_ends
+from ._flat import Seen, by_group
 from ._junctions import rerouted
 from ._refit import Normal, chosen_ridge
 from ._replay import Replay, peak_bytes
@@ -62,10 +64,11 @@ class SequentialRepair:
     """Refits every operator downstream of a removal against the original model.
 
     Attributes:
-        steps: refits after the first, towards what a ReLU behind the operator sees; 0: none.
+        steps: refits after the first, at most, towards what a ReLU or the like behind the operator
+            sees of it; 0: none.
     """
 
-    steps: int = 2
+    steps: int = 8
 
     needs = frozenset[str]()
     needs_samples = True
@@ -159,12 +162,14 @@ class _Sweep:
         x, outputs = self.repaired.value(linear.x), kept_outputs(self.mask, linear)
         other, shift = self._other_branch(linear, waiting)
         goal = linear.y if other is None else self.analysis.sums[linear.y]
-        y, ends = self.original.value(goal), flat_ends(self.analysis.graph, goal)
+        y = self.original.value(goal)
+        channels, place = y[0].shape[linear.y_axis], linear.y_axis - y[0].ndim
+        lo, hi = flat_ends(self.analysis.graph, goal, channels, place)
         weight = self.graph.weights[linear.weight]
         shape = linear_of(linear, block)
         old = weight_matrices(np.asarray(weight.array, np.float64), shape)
         halves = Normal.empty(*old.shape), Normal.empty(*old.shape)
-        seen = Seen(ends, self.steps)
+        seen = Seen((lo[outputs], hi[outputs]), self.steps)
         for call, keys in enumerate(self.keys):
             mask = self.feeds[call].get(self.masks.get(linear.x, ""))
             spots = sample_positions(linear, x[call].shape, self.task.rows, keys, mask)
