@@ -1,7 +1,7 @@
 """Published networks at half of their MACs, distilled without labels on what samples there are.
 
     python benchmarks/retrain_files.py [NAME ...] [--macs 0.5] [--minutes 8] [--work FOLDER] [--quick]
-           [--recipe optimizer=sgd,rate=0.005]
+           [--recipe optimizer=sgd,rate=0.005] [--repair sequential:steps=0]
 
 A small MobileNetV2, two detectors of objects, one of text and a sentence encoder. Each is pruned and
 repaired with the defaults, then taught by its original on the same samples: 150 photos (for text, with
@@ -171,18 +171,22 @@ def detected(case: Case, model: Path) -> float | None:
     return 2 * shared / sum(len(found.classes) for found in [*theirs, *mine])
 
 
-def row(name: str, home: Path, macs: float, minutes: float, other: str, table: Table) -> None:
+def row(name: str, home: Path, asked: argparse.Namespace, table: Table) -> None:
     """Prune, retrain and compare one network."""
-    case = CASES[name](home)
-    case = dataclasses.replace(case, recipe=replaced(case.recipe, written(other), "--recipe"))
+    case, minutes = CASES[name](home), 0.25 if asked.quick else asked.minutes
+    recipe = replaced(case.recipe, written(asked.recipe), "--recipe")
+    case = dataclasses.replace(case, recipe=recipe)
     student, final = home / f"{name}.pruned.onnx", home / f"{name}.final.onnx"
     report = onnxprune.prune(
-        case.model, student, data=case.train, macs=macs, round_to=1, samples=CALIBRATION,
-        overwrite=True,
+        case.model, student, data=case.train, macs=asked.macs, round_to=1, samples=CALIBRATION,
+        overwrite=True, repair=asked.repair, work=home / f"{name}.work",
     )  # fmt: skip
     left = report.figures["macs"].after / report.figures["macs"].before
     table.add_row(name, "original", "1.000", *compared(case, case.model))
-    table.add_row(name, "pruned, repaired", f"{left:.3f}", *compared(case, student))
+    repaired = f"pruned, repaired ({asked.repair or 'default'})"
+    table.add_row(name, repaired, f"{left:.3f}", *compared(case, student))
+    if not minutes:
+        return
     recipe = dataclasses.replace(case.recipe, epochs=epochs(case, student, home, minutes))
     start = time.process_time()
     done = retrain(student, case.model, case.train, final, recipe=recipe)
@@ -199,8 +203,9 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(CASES)}; all")
     parser.add_argument("--macs", type=float, default=0.5)
-    parser.add_argument("--minutes", type=float, default=8, help="of each training, about")
-    parser.add_argument("--work", type=Path, help="where files stay")
+    parser.add_argument("--minutes", type=float, default=8, help="of each training; 0: none")
+    parser.add_argument("--repair", help="in place of the default: sequential:steps=0, ...")
+    parser.add_argument("--work", type=Path, help="where files and scores stay")
     parser.add_argument("--recipe", default="", help="other settings: epochs=4,rate=0.01,...")
     parser.add_argument("--quick", action="store_true", help="a quarter of a minute each")
     asked = parser.parse_args()
@@ -209,8 +214,7 @@ def main() -> None:
         home = asked.work or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         for name in asked.names or CASES:
-            minutes = 0.25 if asked.quick else asked.minutes
-            row(name, home, asked.macs, minutes, asked.recipe, table)
+            row(name, home, asked, table)
             Console(width=140).print(table)
 
 
