@@ -1,17 +1,17 @@
 """Time as the budget: does the prediction hold, is what was asked for what the clock says, is it worth it?
 
     python benchmarks/latency.py [--networks NAMES] [--shares 0.7,0.5,0.35] [--plans 30] [--threads 1]
-                                 [--rows rows.jsonl]
+                                 [--rows rows.jsonl] [--ways time,macs,uniform,time:uniform]
 
 Per network: the error of the fitted time on random plans it has not seen, beside that of "time falls as
 MACs do"; then what stays of the scores, and of the MACs, at the same measured time: with time as the
 budget, with MACs as the budget (narrowed until the time is as asked), and with the same share of every
-group (narrowed likewise). All against the original, timed by `bench`. Weights are random or do not matter
-(`l2`, no repair): this is about selection alone; for accuracy at equal time see `latency_accuracy.py` and
-`joint_cifar.py --figure latency`. Networks are those of `tests/zoo.py` for images of 224 pixels,
-`bert_base` for 128 tokens (of 1,000 words: looking them up costs no time), and files by their name in
-the folder that `cifar.py` speaks of. Rows are kept as they come, and not measured again: run again to go
-on, network by network. Timings want a quiet machine, though all are taken in turns.
+group (narrowed likewise; `time:uniform`: with time as the budget). All against the original, timed by
+`bench`. Weights are random or do not matter (`l2`, no repair): this is about selection alone; for
+accuracy at equal time see `latency_accuracy.py` and `joint_cifar.py --figure latency`. Networks are those
+of `tests/zoo.py` for images of 224 pixels, `bert_base` for 128 tokens (of 1,000 words: looking them up
+costs no time), and files by their name in the folder that `cifar.py` speaks of. Rows are kept as they
+come, and not measured again: run again to go on, network by network. Timings want a quiet machine, though all are taken in turns.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ from tests import zoo  # noqa: E402
 
 NETWORKS = "mobilenet_v2,efficientnet_b0,yolox_nano,ppocrv3_det_en,resnet50,bert_base"
 TOKENS, WORDS = 128, 1000
-WAYS = {"time": "global", "macs": "global", "uniform": "uniform"}  # budget -> scope
+WAYS = {  # budget and scope
+    "time": ("latency", "global"),
+    "macs": ("macs", "global"),
+    "uniform": ("macs", "uniform"),
+    "time:uniform": ("latency", "uniform"),
+}
 BAR_ERROR, BAR_REQUEST = 0.05, 0.05
 COPIES = 16
 STEP = Options(round_to=16)
@@ -81,7 +86,8 @@ def prediction(path: Path, plans: int, threads: int) -> dict[str, float]:
 def request(path: Path, share: float, way: str, threads: int, folder: Path) -> dict[str, Any]:
     """Prune until a share of the time is left; or say why that cannot be."""
     target = folder / "pruned.onnx"
-    asked: dict[str, Any] = {"criterion": "l2", "overwrite": True, "scope": WAYS[way]}
+    budget, scope = WAYS[way]
+    asked: dict[str, Any] = {"criterion": "l2", "overwrite": True, "scope": scope}
 
     def clock() -> float:
         found = onnxprune.bench(path, target, threads=[threads], seconds=6.0, profile=False)
@@ -89,7 +95,7 @@ def request(path: Path, share: float, way: str, threads: int, folder: Path) -> d
         return 1 / found.cells[0].models[1].ratio
 
     try:
-        if way == "time":
+        if budget == "latency":
             asked |= {"latency": share, "threads": threads, "work": folder / f"{path.stem}.work"}
             report = onnxprune.prune(path, target, **asked)
         else:
@@ -137,7 +143,7 @@ def rows(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     held = [json.loads(line) for line in asked.rows.open()] if asked.rows.exists() else []
     yield from held
     done = {(row["network"], row.get("asked"), row["way"]) for row in held}
-    requests = [*itertools.product(asked.shares, WAYS)]
+    requests = [*itertools.product(asked.shares, asked.ways)]
     for name in asked.networks.split(","):
         wanted = [w for w in ((None, "prediction"), *requests) if (name, *w) not in done]
         path = exported(name, folder) if wanted else folder
@@ -181,13 +187,15 @@ def shown(found: list[dict[str, Any]], plans: int) -> bool:
         if "refused" in row:
             asks.add_row(*first, "refused")
             print(f"{row['network']}: {row['refused']}")
-            good &= row["way"] != "time"
+            good &= WAYS[row["way"]][0] != "latency"
             continue
         asks.add_row(
             *first, f"{row['time']:.3f}", f"{row['macs']:.3f}", f"{row['macs'] / row['time']:.2f}",
             f"{row['kept']:.1%}",
         )  # fmt: skip
-        good &= row["way"] != "time" or abs(row["time"] / row["asked"] - 1) <= BAR_REQUEST
+        good &= (
+            WAYS[row["way"]][0] != "latency" or abs(row["time"] / row["asked"] - 1) <= BAR_REQUEST
+        )
     Console(width=None if sys.stdout.isatty() else 140).print(errors, asks)
     return good
 
@@ -201,6 +209,7 @@ def main() -> int:
     parser.add_argument(
         "--shares", type=lambda t: [*map(float, t.split(","))], default=[0.7, 0.5, 0.35]
     )
+    parser.add_argument("--ways", type=lambda text: text.split(","), default=[*WAYS][:3])
     parser.add_argument("--plans", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=Path, default=Path("latency.jsonl"))
