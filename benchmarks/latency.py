@@ -11,7 +11,8 @@ group (narrowed likewise; `time:uniform`: with time as the budget). All against 
 accuracy at equal time see `latency_accuracy.py` and `joint_cifar.py --figure latency`. Networks are those
 of `tests/zoo.py` for images of 224 pixels, `bert_base` for 128 tokens (of 1,000 words: looking them up
 costs no time), and files by their name in the folder that `cifar.py` speaks of. Rows are kept as they
-come, and not measured again: run again to go on, network by network. Timings want a quiet machine, though all are taken in turns.
+come, and not measured again: run again to go on, network by network. Timings want a quiet machine,
+though all are taken in turns.
 """
 
 from __future__ import annotations
