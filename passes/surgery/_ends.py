@@ -14,6 +14,7 @@ from ._refit import Floats
 
 _TAIL = 0.1  # share of a sigmoid's range at either end that counts as flat
 _LOGIT = math.log((1 - _TAIL) / _TAIL)
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 
 Ends = tuple[Floats, Floats]
 Attributes = Mapping[str, float]
@@ -46,17 +47,19 @@ def _nowhere(channels: int) -> Ends:
 def _ends(graph: Graph, node: NodeProto, tensor: str, channels: int, axis: int) -> Ends:
     """Return the ends of one reader."""
     others = {name for name in node.input if name not in ("", tensor)}
-    if not others <= graph.weights.keys() or len(node.output) > 1:
+    known = node.op_type in _ARITHMETIC or (node.op_type in _UNARY and node.input[0] == tensor)
+    once = list(node.input).count(tensor) == 1
+    if not (known and once and others <= graph.weights.keys() and len(node.output) == 1):
         return _nowhere(channels)
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     operands = [graph.weights[n].array if n in others else None for n in node.input]
-    if node.op_type in _FLAT and node.input[0] == tensor:
+    if node.op_type in _FLAT:
         lo, hi = _FLAT[node.op_type](given, operands)
         return np.full(channels, lo), np.full(channels, hi)
-    if node.op_type == "BatchNormalization":
-        scale: Scale | None = _normalised(given, operands)
+    if node.op_type in _ARITHMETIC:
+        scale = _scale(node.op_type, *(_by_channel(x, channels, axis) for x in operands))
     else:
-        scale = _scale(node, [_by_channel(x, channels, axis) for x in operands])
+        scale = _normalised(given, operands)
     if scale is None:
         return _nowhere(channels)
     return _before(flat_ends(graph, node.output[0], channels, axis), *scale)
@@ -91,19 +94,16 @@ def _normalised(given: Attributes, operands: Sequence[Array | None]) -> Scale | 
     return scale, beta - mean * scale
 
 
-def _scale(node: NodeProto, constants: Sequence[Floats | None]) -> Scale | None:
-    """Return scale and shift of an arithmetic node of a tensor and a constant."""
-    if node.op_type not in {"Add", "Sub", "Mul", "Div"}:
-        return None
-    first, second = constants
+def _scale(op: str, first: Floats | None, second: Floats | None) -> Scale | None:
+    """Return scale and shift of a sum, difference, product or quotient of a tensor and a constant."""
     known = second if first is None else first
     if known is None:
         return None
-    if node.op_type == "Add":
+    if op == "Add":
         return 1.0, known
-    if node.op_type == "Mul":
+    if op == "Mul":
         return known, 0.0
-    if node.op_type == "Sub":
+    if op == "Sub":
         return (1.0, -known) if first is None else (-1.0, known)
     return (1 / known, 0.0) if first is None and (known != 0).all() else None
 
@@ -129,3 +129,4 @@ _FLAT: dict[str, Callable[[Attributes, Sequence[Array | None]], tuple[float, flo
     "Sigmoid": lambda *_: (-_LOGIT, _LOGIT),
     "Tanh": lambda *_: (-_LOGIT / 2, _LOGIT / 2),  # tanh(x) = 2 sigmoid(2 x) - 1
 }
+_UNARY = _FLAT.keys() | {"BatchNormalization"}
