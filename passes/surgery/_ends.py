@@ -14,7 +14,6 @@ from ._refit import Floats
 
 _TAIL = 0.1  # share of a sigmoid's range at either end that counts as flat
 _LOGIT = math.log((1 - _TAIL) / _TAIL)
-_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 
 Ends = tuple[Floats, Floats]
 Attributes = Mapping[str, float]
@@ -47,9 +46,9 @@ def _nowhere(channels: int) -> Ends:
 def _ends(graph: Graph, node: NodeProto, tensor: str, channels: int, axis: int) -> Ends:
     """Return the ends of one reader."""
     others = {name for name in node.input if name not in ("", tensor)}
-    known = node.op_type in _ARITHMETIC or (node.op_type in _UNARY and node.input[0] == tensor)
+    has_rule = node.op_type in _ARITHMETIC or (node.op_type in _UNARY and node.input[0] == tensor)
     once = list(node.input).count(tensor) == 1
-    if not (known and once and others <= graph.weights.keys() and len(node.output) == 1):
+    if not (has_rule and once and others <= graph.weights.keys() and len(node.output) == 1):
         return _nowhere(channels)
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     operands = [graph.weights[n].array if n in others else None for n in node.input]
@@ -57,7 +56,9 @@ def _ends(graph: Graph, node: NodeProto, tensor: str, channels: int, axis: int) 
         lo, hi = _FLAT[node.op_type](given, operands)
         return np.full(channels, lo), np.full(channels, hi)
     if node.op_type in _ARITHMETIC:
-        scale = _scale(node.op_type, *(_by_channel(x, channels, axis) for x in operands))
+        first, second = (_by_channel(x, channels, axis) for x in operands)
+        known = second if first is None else first
+        scale = None if known is None else _ARITHMETIC[node.op_type](known, first is not None)
     else:
         scale = _normalised(given, operands)
     if scale is None:
@@ -94,20 +95,6 @@ def _normalised(given: Attributes, operands: Sequence[Array | None]) -> Scale | 
     return scale, beta - mean * scale
 
 
-def _scale(op: str, first: Floats | None, second: Floats | None) -> Scale | None:
-    """Return scale and shift of a sum, difference, product or quotient of a tensor and a constant."""
-    known = second if first is None else first
-    if known is None:
-        return None
-    if op == "Add":
-        return 1.0, known
-    if op == "Mul":
-        return known, 0.0
-    if op == "Sub":
-        return (1.0, -known) if first is None else (-1.0, known)
-    return (1 / known, 0.0) if first is None and (known != 0).all() else None
-
-
 def _clip(given: Attributes, operands: Sequence[Array | None]) -> tuple[float, float]:
     least, most = (*operands[1:], None, None)[:2]
     return (
@@ -128,5 +115,12 @@ _FLAT: dict[str, Callable[[Attributes, Sequence[Array | None]], tuple[float, flo
     "HardSwish": lambda *_: (-3.0, math.inf),
     "Sigmoid": lambda *_: (-_LOGIT, _LOGIT),
     "Tanh": lambda *_: (-_LOGIT / 2, _LOGIT / 2),  # tanh(x) = 2 sigmoid(2 x) - 1
+}
+# of a constant, and whether it is the first operand
+_ARITHMETIC: dict[str, Callable[[Floats, bool], Scale | None]] = {
+    "Add": lambda constant, _: (1.0, constant),
+    "Sub": lambda constant, first: (-1.0, constant) if first else (1.0, -constant),
+    "Mul": lambda constant, _: (constant, 0.0),
+    "Div": lambda constant, first: None if first or not constant.all() else (1 / constant, 0.0),
 }
 _UNARY = _FLAT.keys() | {"BatchNormalization"}
